@@ -1,0 +1,168 @@
+// The block quantizer's kernels on one thread, as ratios to memcpy of the same bucket. memcpy and kernel run in turns, so that what
+// the machine does besides hits both; the figure is the median of the ratios. Memory is touched first and asks for huge pages, so
+// that page faults are not measured. Usage: bench_kernels [substring of a case's name]
+#include <benchmark/benchmark.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/quantizer.h"
+
+namespace tsq::kernels {
+namespace {
+
+constexpr size_t kElements = 6553600;  // one 25 MiB bucket of DDP
+constexpr int kRepetitions = 21;
+constexpr PhiloxKey kKey{1, 2};
+
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+template <class T>
+using Array = std::unique_ptr<T[], Free>;
+
+// `skew` bytes keep arrays from sharing cache sets, as arrays that all start at a huge page would.
+template <class T>
+Array<T> allocate(size_t count) {
+  constexpr size_t kHugePage = size_t{1} << 21;
+  const size_t bytes = (count * sizeof(T) + kHugePage - 1) / kHugePage * kHugePage;
+  void* const memory = std::aligned_alloc(kHugePage, bytes);
+  if (memory == nullptr) std::abort();
+  madvise(memory, bytes, MADV_HUGEPAGE);
+  std::memset(memory, 0, bytes);
+  return Array<T>(static_cast<T*>(memory));
+}
+
+double seconds(const std::function<void()>& run) {
+  const auto start = std::chrono::steady_clock::now();
+  run();
+  benchmark::ClobberMemory();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double median(std::vector<double> v) {
+  std::nth_element(v.begin(), v.begin() + static_cast<long>(v.size() / 2), v.end());
+  return v[v.size() / 2];
+}
+
+struct Case {
+  std::string name;
+  QuantizerParams params;
+  Form form = Form::kPlain;
+};
+
+class Bench {
+ public:
+  Bench() {
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> some(1 << 16);
+    for (float& v : some) v = normal(random) * 1e-3f;
+    for (size_t i = 0; i < kElements; ++i) x_[i] = some[(i * 7 + i / some.size() * 31) % some.size()];
+    for (auto& payload : payloads_) payload = allocate<uint8_t>(quantizer_bytes(kElements, 8, 32));
+  }
+
+  void run(const char* target, const std::string& filter) {
+    force_simd_target(target);
+    const auto encode = [&](const char* name, int bits, Rounding rounding, Form form) {
+      if (std::string(name).find(filter) != std::string::npos) quantizing(target, name, {bits, 256, rounding, 1.0f}, form);
+    };
+    encode("quantize 4 bits unbiased, residual", 4, Rounding::kStochastic, Form::kResidual);
+    encode("quantize 4 bits unbiased, plain", 4, Rounding::kStochastic, Form::kPlain);
+    encode("quantize 4 bits unbiased, shifted", 4, Rounding::kStochastic, Form::kShifted);
+    encode("quantize 8 bits unbiased, residual", 8, Rounding::kStochastic, Form::kResidual);
+    encode("quantize 2 bits unbiased, residual", 2, Rounding::kStochastic, Form::kResidual);
+    encode("quantize 1 bit unbiased, residual", 1, Rounding::kStochastic, Form::kResidual);
+    encode("quantize 1 bit fit, residual", 1, Rounding::kFit, Form::kResidual);
+    encode("quantize 2 bits fit, residual", 2, Rounding::kFit, Form::kResidual);
+    encode("quantize 3 bits fit, residual", 3, Rounding::kFit, Form::kResidual);
+    encode("quantize 4 bits fit, residual", 4, Rounding::kFit, Form::kResidual);
+    decoding(target, filter);
+    force_simd_target(nullptr);
+  }
+
+ private:
+  // Times `run` against memcpy, warm.
+  void measure(const char* target, const std::string& name, const std::function<void()>& run) {
+    std::vector<double> times, ratios;
+    run();
+    for (int i = 0; i < kRepetitions; ++i) {
+      const double copy = seconds([&] { std::memcpy(copy_.get(), x_.get(), kElements * sizeof(float)); });
+      times.push_back(seconds(run));
+      ratios.push_back(times.back() / copy);
+    }
+    const double time = median(times), best = *std::min_element(times.begin(), times.end());
+    std::printf("%-6s %-38s %6.3f ns/element (best %6.3f) %6.2f GB/s  %5.2f x memcpy\n", target, name.c_str(),
+                time * 1e9 / double(kElements), best * 1e9 / double(kElements), 4e-9 * double(kElements) / time,
+                median(ratios));
+    std::fflush(stdout);
+  }
+
+  void quantizing(const char* target, const char* name, const QuantizerParams& params, Form form) {
+    check(params, form);
+    std::memset(state_.get(), 0, kElements * sizeof(float));
+    float* const state = form == Form::kPlain ? nullptr : state_.get();
+    measure(target, name, [&] {
+      quantize(params, form, {x_.get(), DType::kFloat32, kElements}, state, kKey, 0, payloads_[0].get());
+    });
+  }
+
+  // The kernel's bytes and state are the oracle's, on the first 64 Ki elements.
+  void check(const QuantizerParams& params, Form form) {
+    constexpr size_t kChecked = 65536 + 5;
+    std::vector<float> state(kChecked), expected_state(kChecked);
+    std::vector<uint8_t> payload(quantizer_bytes(kChecked, params.bits, params.block)), expected(payload.size());
+    for (int step = 0; step < 2; ++step) {
+      quantize(params, form, {x_.get(), DType::kFloat32, kChecked}, state.data(), kKey, 0, payload.data());
+      scalar::quantize(params, form, {x_.get(), DType::kFloat32, kChecked}, expected_state.data(), kKey, 0, expected.data());
+      if (payload == expected && state == expected_state) continue;
+      std::fprintf(stderr, "the kernel differs from the oracle\n");
+      std::exit(1);
+    }
+  }
+
+  void decoding(const char* target, const std::string& filter) {
+    const QuantizerParams params{4, 256, Rounding::kStochastic, 1.0f};
+    const uint8_t* messages[8];
+    for (size_t m = 0; m < 8; ++m) {
+      messages[m] = payloads_[m].get();
+      quantize(params, Form::kPlain, {x_.get(), DType::kFloat32, kElements}, nullptr, PhiloxKey{7, uint32_t(m)}, 0,
+               payloads_[m].get());
+    }
+    const auto take = [&](const std::string& name, const std::function<void()>& run) {
+      if (name.find(filter) != std::string::npos) measure(target, name, run);
+    };
+    for (const size_t count : {1, 2, 4, 8}) {
+      take("dequantize_mean 4 bits, " + std::to_string(count) + " messages",
+           [&] { dequantize_mean(params, messages, count, {state_.get(), DType::kFloat32, kElements}); });
+    }
+    std::memset(state_.get(), 0, kElements * sizeof(float));
+    take("dequantize_add 4 bits",
+         [&] { dequantize_add(params, messages[0], kElements, 0.5, {state_.get(), DType::kFloat32, kElements}); });
+    take("valid_payload 4 bits", [&] { benchmark::DoNotOptimize(valid_payload(params, messages[0], kElements)); });
+    take("all_finite", [&] { benchmark::DoNotOptimize(all_finite({x_.get(), DType::kFloat32, kElements})); });
+  }
+
+  Array<float> x_ = allocate<float>(kElements), state_ = allocate<float>(kElements), copy_ = allocate<float>(kElements);
+  Array<uint8_t> payloads_[8];
+};
+
+}  // namespace
+}  // namespace tsq::kernels
+
+int main(int argc, char** argv) {
+  tsq::kernels::Bench bench;
+  size_t count = 0;
+  const char* const* targets = tsq::kernels::simd_targets(&count);
+  for (size_t i = 0; i < count; ++i) bench.run(targets[i], argc > 1 ? argv[1] : "");
+}

@@ -1,0 +1,25 @@
+# Finds the torch that Python imports and makes the target tsq_torch of it.
+if(NOT Torch_DIR)
+  execute_process(COMMAND ${Python3_EXECUTABLE} -c "import torch; print(torch.utils.cmake_prefix_path)"
+    OUTPUT_VARIABLE TSQ_TORCH_PREFIX OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE TSQ_NO_TORCH ERROR_QUIET)
+  if(TSQ_NO_TORCH)
+    message(FATAL_ERROR "torch is not importable by ${Python3_EXECUTABLE}: install it first, then build with --no-build-isolation")
+  endif()
+  list(APPEND CMAKE_PREFIX_PATH ${TSQ_TORCH_PREFIX})
+endif()
+find_package(Torch REQUIRED)
+foreach(dir ${TORCH_INCLUDE_DIRS})
+  if(EXISTS ${dir}/torch/csrc/distributed/c10d/reducer.hpp)
+    set(TSQ_C10D ON)
+  endif()
+endforeach()
+if(NOT TSQ_C10D)
+  message(FATAL_ERROR "this torch ${Torch_VERSION} carries no c10d headers (reducer.hpp): install a wheel that does")
+endif()
+find_library(TORCH_PYTHON_LIBRARY torch_python PATHS "${TORCH_INSTALL_PREFIX}/lib" NO_DEFAULT_PATH REQUIRED)
+
+# Linked by file: the imported target torch_cpu would drag the run paths of torch's own build into ours. Its definitions are needed.
+add_library(tsq_torch INTERFACE)
+target_include_directories(tsq_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIRS})
+target_link_libraries(tsq_torch INTERFACE $<TARGET_FILE:torch_cpu> $<TARGET_FILE:c10>)
+target_compile_definitions(tsq_torch INTERFACE USE_DISTRIBUTED USE_C10D_GLOO USE_RPC USE_TENSORPIPE)

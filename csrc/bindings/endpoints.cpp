@@ -1,0 +1,122 @@
+// Sender, Receiver, encode and decode.
+#include "bindings/module.h"
+#include "common/error.h"
+#include "compressors/message.h"
+#include "compressors/registry.h"
+#include "mechanisms/endpoint.h"
+#include "mechanisms/registry.h"
+
+namespace py = pybind11;
+
+namespace tsq {
+
+namespace {
+
+EndpointConfig make_config(const std::string& spec, int64_t numel, int64_t world_size, at::ScalarType type, uint64_t seed) {
+  if (numel < 0) throw ArgumentError(concat("numel: expected 0 or more, got ", numel));
+  if (world_size < 1 || world_size > UINT32_MAX) throw ArgumentError(concat("world_size: expected 1 or more, got ", world_size));
+  const auto dtype = to_dtype(type);
+  if (!dtype) throw ArgumentError(concat("dtype: expected float32, float64, float16 or bfloat16, got ", type));
+  return {parse_mechanism(spec), static_cast<size_t>(numel), static_cast<uint32_t>(world_size), *dtype, seed};
+}
+
+Sender make_sender(const std::string& spec, int64_t numel, int64_t rank, int64_t world_size, at::ScalarType type,
+                   uint64_t seed) {
+  if (rank < 0 || rank >= world_size) throw ArgumentError(concat("rank: expected 0 to ", world_size - 1, ", got ", rank));
+  return Sender(make_config(spec, numel, world_size, type, seed), static_cast<uint32_t>(rank));
+}
+
+/// Runs `write` on a fresh buffer of `capacity` bytes and returns exactly what was written.
+template <class Write>
+at::Tensor message_of(size_t capacity, Write&& write) {
+  at::Tensor out = new_tensor(capacity, at::kByte);
+  const size_t length = write(MutableBytes{out.mutable_data_ptr<uint8_t>(), capacity});
+  return length == capacity ? out : out.narrow(0, 0, static_cast<int64_t>(length)).clone();
+}
+
+at::Tensor send(Sender& sender, const at::Tensor& gradient) {
+  const View x = view_of(gradient, "gradient");
+  py::gil_scoped_release no_gil;
+  return message_of(sender.max_message_bytes(), [&](MutableBytes out) { return sender.send(x, out); });
+}
+
+at::Tensor receive(const Receiver& receiver, const std::vector<at::Tensor>& messages) {
+  std::vector<Bytes> bytes;
+  for (const at::Tensor& message : messages) bytes.push_back(bytes_of(message, "messages"));
+  py::gil_scoped_release no_gil;
+  at::Tensor out = new_tensor(receiver.config().numel, to_scalar_type(receiver.config().dtype));
+  receiver.receive(bytes, view_of(out, "out"));
+  return out;
+}
+
+at::Tensor encode(const std::string& spec, const at::Tensor& tensor, uint64_t seed, uint64_t step, int64_t rank) {
+  const View x = view_of(tensor, "x");
+  if (rank < 0 || rank > UINT32_MAX) throw ArgumentError(concat("rank: expected 0 to 2^32 - 1, got ", rank));
+  const CompressorPtr c = parse_compressor(spec);
+  py::gil_scoped_release no_gil;
+  return message_of(max_message_bytes(*c, x.numel, x.dtype), [&](MutableBytes out) {
+    return encode_message(*c, x, seed, step, static_cast<uint32_t>(rank), out);
+  });
+}
+
+at::Tensor decode(const at::Tensor& message) {
+  const Bytes bytes = bytes_of(message, "message");
+  py::gil_scoped_release no_gil;
+  uint64_t numel = 0;
+  const wire::Message parsed = check_message(bytes, &numel);
+  at::Tensor out = new_tensor(numel, to_scalar_type(parsed.header.dtype));
+  decode_message(parsed, view_of(out, "out"));
+  return out;
+}
+
+/// Copies of the state vectors by name.
+std::map<std::string, at::Tensor> state_of(Sender& sender) {
+  std::map<std::string, at::Tensor> out;
+  const auto names = sender.config().mechanism->state_names();
+  for (size_t i = 0; i < names.size(); ++i) {
+    const View view = sender.state(i);
+    at::Tensor copy = new_tensor(view.numel, to_scalar_type(view.dtype));
+    if (view.numel) std::memcpy(copy.mutable_data_ptr(), view.data, view.numel * size_of(view.dtype));
+    out.emplace(names[i], copy);
+  }
+  return out;
+}
+
+void load_state(Sender& sender, const std::map<std::string, at::Tensor>& state, uint64_t step) {
+  const auto names = sender.config().mechanism->state_names();
+  for (const bool write : {false, true}) {  // everything is checked before anything is changed
+    for (size_t i = 0; i < names.size(); ++i) {
+      const View view = sender.state(i);
+      const auto found = state.find(names[i]);
+      if (found == state.end()) throw ArgumentError(concat("state: expected '", names[i], "', not there"));
+      const View given = view_of(found->second, names[i]);
+      if (given.numel != view.numel || given.dtype != view.dtype)
+        throw ArgumentError(concat("state '", names[i], "': expected ", view.numel, " elements of ", name_of(view.dtype),
+                                ", got ", given.numel, " of ", name_of(given.dtype)));
+      if (write && view.numel) std::memcpy(view.data, given.data, view.numel * size_of(view.dtype));
+    }
+  }
+  sender.set_step(step);
+}
+
+}  // namespace
+
+void bind_endpoints(py::module_& m) {
+  py::class_<Sender>(m, "Sender")
+      .def(py::init(&make_sender), py::arg("spec"), py::arg("numel"), py::arg("rank"), py::arg("world_size"),
+           py::arg("dtype"), py::arg("seed"))
+      .def("send", &send)
+      .def("state", &state_of)
+      .def("load_state", &load_state)
+      .def_property_readonly("step", &Sender::step);
+  py::class_<Receiver>(m, "Receiver")
+      .def(py::init([](const std::string& spec, int64_t numel, int64_t world_size, at::ScalarType type, uint64_t seed) {
+             return Receiver(make_config(spec, numel, world_size, type, seed));
+           }),
+           py::arg("spec"), py::arg("numel"), py::arg("world_size"), py::arg("dtype"), py::arg("seed"))
+      .def("receive", &receive);
+  m.def("encode", &encode, py::arg("spec"), py::arg("x"), py::arg("seed"), py::arg("step"), py::arg("rank"));
+  m.def("decode", &decode, py::arg("message"));
+}
+
+}  // namespace tsq

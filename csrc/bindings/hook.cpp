@@ -1,0 +1,147 @@
+// Hook: attach to a Reducer, or be called from a Python hook; state in and out as tensors.
+#include "bindings/module.h"
+
+#include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
+#include <torch/csrc/distributed/c10d/reducer.hpp>
+#include <torch/csrc/jit/python/pybind_utils.h>
+
+#include "common/error.h"
+#include "hook/comm_hook.h"
+
+namespace py = pybind11;
+
+namespace tsq {
+
+namespace {
+
+ExchangeKind exchange_kind(const std::string& name) {
+  if (name == "dense") return ExchangeKind::kDense;
+  if (name == "all_gather") return ExchangeKind::kAllGather;
+  if (name == "sharded") return ExchangeKind::kSharded;
+  throw ArgumentError(concat("exchange: expected 'dense', 'all_gather' or 'sharded', got '", name, "'"));
+}
+
+using ParameterTuple = std::tuple<std::string, at::Tensor, std::string, std::string>;
+
+std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const std::string& group_name,
+                           const std::string& exchange, uint64_t seed, bool hold_unused, double timeout_seconds,
+                           const std::string& fingerprint) {
+  std::vector<HookParameter> list;
+  for (const auto& [name, tensor, up, down] : parameters) list.push_back({name, tensor, up, down});
+  HookConfig config;
+  config.averager = {exchange_kind(exchange), seed, hold_unused};
+  config.fingerprint = fingerprint;
+  const std::chrono::milliseconds timeout(static_cast<int64_t>(timeout_seconds * 1000));
+  auto hook = make_hook(list, config, c10d::resolve_process_group(group_name), timeout);
+  // The last owner may hold Python's lock while a callback of a queued bucket's future waits for it: give it up to join the worker.
+  return {hook.get(), [hook](Hook*) mutable {
+            if (Py_IsInitialized() && PyGILState_Check()) {
+              py::gil_scoped_release no_gil;
+              hook.reset();
+            } else {
+              hook.reset();
+            }
+          }};
+}
+
+py::dict stats(const Hook& hook) {
+  const AveragerStats s = hook.stats();
+  py::dict seconds, out;
+  seconds["encode"] = s.encode_seconds;
+  seconds["exchange"] = s.exchange_seconds;
+  seconds["decode"] = s.decode_seconds;
+  out["calls"] = s.calls;
+  out["dense_calls"] = s.dense_calls;
+  out["wire_bytes"] = s.traffic.wire_bytes;
+  out["handed_bytes"] = s.traffic.handed_bytes;
+  out["collectives"] = s.traffic.collectives;
+  out["dense_bytes"] = s.dense_bytes;
+  out["non_finite"] = s.non_finite;
+  out["state_bytes"] = s.state_bytes;
+  out["buffer_bytes"] = s.buffer_bytes;
+  out["seconds"] = seconds;
+  out["error"] = hook.error();
+  return out;
+}
+
+/// A state vector by (parameter's name, "worker" or "owner", vector's name).
+using StateKey = std::tuple<std::string, std::string, std::string>;
+
+StateKey key_of(const Averager& averager, const StateRef& ref) {
+  return {averager.parameters()[ref.parameter].name, ref.owner ? "owner" : "worker", ref.name};
+}
+
+/// ({key: (begin, copy)}, {parameter: steps})
+std::pair<std::map<StateKey, std::pair<size_t, at::Tensor>>, std::map<std::string, uint64_t>> state(Hook& hook) {
+  std::map<StateKey, std::pair<size_t, at::Tensor>> vectors;
+  std::map<std::string, uint64_t> steps;
+  hook.between_buckets([&](Averager& averager) {
+    for (const StateRef& ref : averager.state()) {
+      at::Tensor copy = new_tensor(ref.view.numel, to_scalar_type(ref.view.dtype));
+      std::memcpy(copy.mutable_data_ptr(), ref.view.data, ref.view.numel * size_of(ref.view.dtype));
+      vectors.emplace(key_of(averager, ref), std::make_pair(ref.begin, copy));
+    }
+    for (size_t i = 0; i < averager.parameters().size(); ++i)
+      steps.emplace(averager.parameters()[i].name, averager.steps()[i]);
+  });
+  return {vectors, steps};
+}
+
+/// Everything is checked before anything is changed.
+void load_state(Hook& hook, const std::map<StateKey, std::pair<size_t, at::Tensor>>& vectors,
+                const std::map<std::string, uint64_t>& steps) {
+  hook.between_buckets([&](Averager& averager) {
+    const std::vector<StateRef> refs = averager.state();
+    if (vectors.size() != refs.size())
+      throw ArgumentError(concat("state_dict: expected ", refs.size(), " state vectors, got ", vectors.size()));
+    for (const bool write : {false, true}) {
+      for (const StateRef& ref : refs) {
+        const auto [parameter, side, name] = key_of(averager, ref);
+        const std::string shown = concat(parameter, ".", side, ".", name);
+        const auto found = vectors.find({parameter, side, name});
+        if (found == vectors.end()) throw ArgumentError(concat("state_dict: expected ", shown, ", not there"));
+        const auto& [begin, tensor] = found->second;
+        const View given = view_of(tensor, shown.c_str());
+        if (begin != ref.begin || given.numel != ref.view.numel || given.dtype != ref.view.dtype)
+          throw ArgumentError(concat("state_dict: ", shown, ": expected ", ref.view.numel, " elements of ",
+                                  name_of(ref.view.dtype), " from ", ref.begin, ", got ", given.numel, " of ",
+                                  name_of(given.dtype), " from ", begin));
+        if (write) std::memcpy(ref.view.data, given.data, given.numel * size_of(given.dtype));
+      }
+      for (size_t i = 0; i < averager.parameters().size(); ++i) {
+        const auto found = steps.find(averager.parameters()[i].name);
+        if (found == steps.end())
+          throw ArgumentError(concat("state_dict: expected steps of ", averager.parameters()[i].name, ", not there"));
+        if (write) averager.steps()[i] = found->second;
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void bind_hook(py::module_& m) {
+  using no_gil = py::call_guard<py::gil_scoped_release>;
+  py::class_<Hook, std::shared_ptr<Hook>>(m, "Hook")
+      .def(py::init(&make), no_gil(), py::arg("parameters"), py::arg("group_name"), py::arg("exchange"), py::arg("seed"),
+           py::arg("hold_unused"), py::arg("timeout"), py::arg("fingerprint"))
+      .def("register", [](const std::shared_ptr<Hook>& hook, const std::shared_ptr<c10d::Reducer>& reducer) {
+             reducer->register_comm_hook(std::make_unique<ReducerHook>(hook));
+           }, no_gil())
+      .def("run", [](Hook& hook, c10d::GradBucket& bucket) {
+             return std::make_shared<torch::jit::PythonFutureWrapper>(hook.run(bucket));
+           }, no_gil())
+      .def("stats", &stats)
+      .def("state", &state, no_gil())
+      .def("load_state", &load_state, no_gil())
+      .def("scale_state", [](Hook& hook, double factor) {
+             hook.between_buckets([&](Averager& averager) { averager.scale_state(factor); });
+           }, no_gil())
+      .def("set_enabled", &Hook::set_enabled, no_gil())
+      .def("close", &Hook::close, no_gil())
+      .def_property_readonly("enabled", &Hook::enabled)
+      .def_property_readonly("rank", &Hook::rank)
+      .def_property_readonly("world_size", &Hook::world_size);
+}
+
+}  // namespace tsq

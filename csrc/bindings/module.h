@@ -1,0 +1,24 @@
+// The parts of the Python module; one file each. This room alone includes pybind11.
+#pragma once
+
+#include <torch/csrc/utils/pybind.h>  // torch's own pybind11 and its casters: first
+
+#include "common/bytes.h"
+#include "common/torch_dtype.h"
+
+namespace tsq {
+
+void bind_spec(pybind11::module_& m);
+void bind_endpoints(pybind11::module_& m);
+void bind_hook(pybind11::module_& m);
+
+/// The tensor's memory as a view. Throws ArgumentError naming `name` unless it is a contiguous floating CPU tensor.
+View view_of(const at::Tensor& tensor, const char* name);
+
+/// A 1-D uint8 tensor's memory. Throws ArgumentError naming `name` otherwise.
+Bytes bytes_of(const at::Tensor& tensor, const char* name);
+
+/// A new CPU tensor of `numel` elements.
+at::Tensor new_tensor(size_t numel, at::ScalarType type);
+
+}  // namespace tsq

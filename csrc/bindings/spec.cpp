@@ -1,0 +1,55 @@
+// The spec grammar for Python: text -> nested plain objects, validation, and the open questions one may ask a compressor.
+#include "bindings/module.h"
+#include "common/error.h"
+#include "compressors/registry.h"
+#include "mechanisms/registry.h"
+
+namespace py = pybind11;
+
+namespace tsq {
+
+namespace {
+
+/// A call becomes (name, [(argument name or "", value), ...]); everything else the Python object it looks like.
+py::object to_python(const Value& value) {
+  switch (value.kind) {
+    case Value::Kind::kNone: return py::none();
+    case Value::Kind::kBool: return py::bool_(value.boolean);
+    case Value::Kind::kInt: return py::int_(value.integer);
+    case Value::Kind::kFloat: return py::float_(value.number);
+    case Value::Kind::kString: return py::str(value.text);
+    case Value::Kind::kList: {
+      py::list items;
+      for (const Value& item : value.items) items.append(to_python(item));
+      return items;
+    }
+    case Value::Kind::kCall: break;
+  }
+  py::list arguments;
+  for (const Argument& a : value.arguments) arguments.append(py::make_tuple(a.name, to_python(a.value)));
+  return py::make_tuple(value.text, std::move(arguments));
+}
+
+const Compressor& compressor_in(const MechanismPtr& mechanism) { return mechanism->compressor(); }
+
+}  // namespace
+
+void bind_spec(py::module_& m) {
+  m.def("parse", [](const std::string& text) {
+    parse_mechanism(text);  // the whole meaning, not the shape alone
+    return to_python(parse_expression(text));
+  });
+  m.def("canonical", [](const std::string& text) {
+    const Value value = parse_expression(text);
+    return is_compressor(value.text) ? parse_compressor(text)->spec() : parse_mechanism(text)->spec();
+  });
+  m.def("class_of", [](const std::string& text, size_t n) {
+    const Class c = compressor_in(parse_mechanism(text)).class_of(n);
+    return py::make_tuple(c.omega, c.alpha);
+  });
+  m.def("max_bytes", [](const std::string& text, const at::Tensor& like, size_t n) {
+    return compressor_in(parse_mechanism(text)).max_bytes(n, view_of(like, "like").dtype);
+  });
+}
+
+}  // namespace tsq

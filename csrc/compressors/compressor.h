@@ -1,0 +1,87 @@
+// The contract of a compressor: a stateless map R^n -> bytes -> R^n with a known class.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "common/bytes.h"
+#include "common/dtype.h"
+#include "common/philox.h"
+#include "wire/message.h"
+
+namespace tsq {
+
+/// Where the randomness of one encoding comes from: the stream, and the place of the first element in its parameter.
+struct EncodeKey {
+  PhiloxKey philox;
+  uint64_t offset = 0;  ///< a multiple of Compressor::granularity()
+};
+
+/// What theory knows of a compressor on vectors of n elements (definitions: docs/algorithms.md).
+///   unbiased:    E C(x) = x,  E|C(x)-x|^2 <= omega |x|^2
+///   contractive: E|C(x)-x|^2 <= (1-alpha) |x|^2
+struct Class {
+  std::optional<double> omega;
+  std::optional<double> alpha;
+};
+
+class Compressor;
+using CompressorPtr = std::shared_ptr<const Compressor>;
+
+/// Immutable and thread-safe. Encoding is a pure function of (x, state, key): the same bytes on every machine and thread count.
+class Compressor {
+ public:
+  virtual ~Compressor() = default;
+
+  /// The spec that parses back to this compressor.
+  virtual std::string spec() const = 0;
+
+  /// What the section table says of a payload of this compressor.
+  virtual wire::Format format() const = 0;
+
+  virtual Class class_of(size_t n) const = 0;
+
+  /// This compressor with its open choices made for a mechanism that needs a contractive map (error feedback) or one that averages
+  /// plain messages and wants an unbiased map where there is a choice. What was chosen by the user stays.
+  virtual CompressorPtr as_contractive() const = 0;
+  virtual CompressorPtr as_unbiased() const = 0;
+
+  /// Hard maximum of a payload in bytes, and the expected number of bits, for n elements of `dtype`.
+  virtual size_t max_bytes(size_t n, DType dtype) const = 0;
+  virtual double expected_bits(size_t n, DType dtype) const = 0;
+
+  /// A slice of a parameter must start at a multiple of this many elements.
+  virtual size_t granularity() const = 0;
+
+  struct Encoded {
+    size_t bytes = 0;
+    bool finite = true;  ///< false: part of the input was Inf or NaN; that part was not sent and its state not changed
+  };
+
+  /// Encodes x into `out` (at least max_bytes).
+  virtual Encoded encode(ConstView x, const EncodeKey& key, MutableBytes out) const = 0;
+
+  /// m = C(e + x); e = (e + x) - m, in one sweep (EF14). e has state_dtype(x.dtype).
+  virtual Encoded encode_residual(ConstView x, View e, const EncodeKey& key, MutableBytes out) const = 0;
+
+  /// m = C(x - h); h = h + m, in one sweep (EF21, DIANA, 3PC). h has state_dtype(x.dtype).
+  virtual Encoded encode_shifted(ConstView x, View h, const EncodeKey& key, MutableBytes out) const = 0;
+
+  /// Throws WireError unless `in` is a legal payload for n elements of `dtype`. The decoders below may only be given valid payloads.
+  virtual void validate(Bytes in, uint64_t n, DType dtype) const = 0;
+
+  /// acc += scale * decode(in); `dtype` is the message's, acc is float32 or float64.
+  virtual void decode_add(Bytes in, DType dtype, double scale, View acc) const = 0;
+
+  /// out = (decode(in[0]) + decode(in[1]) + ...) / in.size(): added in this order in state_dtype(out.dtype), divided once,
+  /// rounded once. out.dtype is the message's dtype.
+  virtual void decode_mean(std::span<const Bytes> in, View out) const = 0;
+};
+
+/// The compressor that reads sections of this format (the format fixes the decoder; how it was encoded does not matter).
+CompressorPtr decoder_for(const wire::Format& format);
+
+}  // namespace tsq

@@ -1,0 +1,73 @@
+#include "compressors/registry.h"
+
+#include <map>
+
+#include "common/error.h"
+#include "compressors/identity.h"
+#include "compressors/quantizer.h"
+
+namespace tsq {
+
+namespace {
+
+CompressorPtr make_identity(std::string_view text, const Value& call) {
+  Arguments(text, call, {}).finish();
+  return std::make_shared<Identity>();
+}
+
+CompressorPtr make_quantizer(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"bits", "block", "levels", "rounding"});
+  Quantizer::Config config;
+  config.bits = static_cast<int>(arguments.integer("bits", 4, 1, 8));
+  config.block = static_cast<uint32_t>(arguments.integer("block", 256, 32, 4096));
+  if (const auto levels = arguments.choice("levels", {"unbiased", "fit"}))
+    config.levels = *levels == "fit" ? QuantizerLevels::kFit : QuantizerLevels::kUnbiased;
+  if (const auto rounding = arguments.choice("rounding", {"stochastic", "nearest"}))
+    config.stochastic = *rounding == "stochastic";
+  arguments.finish();
+  try {
+    return std::make_shared<Quantizer>(config);
+  } catch (const ArgumentError& e) {
+    throw_spec(text, call.column, e.what());
+  }
+}
+
+using Factory = CompressorPtr (*)(std::string_view, const Value&);
+
+const std::map<std::string, Factory, std::less<>>& factories() {
+  static const std::map<std::string, Factory, std::less<>> table = {
+      {"Identity", make_identity},
+      {"Quantizer", make_quantizer},
+  };
+  return table;
+}
+
+}  // namespace
+
+bool is_compressor(std::string_view name) { return factories().count(name) > 0; }
+
+std::string compressor_names() {
+  std::string out;
+  for (const auto& [name, factory] : factories()) out += (out.empty() ? "" : ", ") + name;
+  return out;
+}
+
+CompressorPtr make_compressor(std::string_view text, const Value& call) {
+  const auto found = factories().find(call.text);
+  if (call.kind != Value::Kind::kCall || found == factories().end())
+    throw_spec(text, call.column, concat("unknown compressor '", call.text, "'; known: ", compressor_names()));
+  return found->second(text, call);
+}
+
+CompressorPtr parse_compressor(std::string_view text) { return make_compressor(text, parse_expression(text)); }
+
+CompressorPtr decoder_for(const wire::Format& format) {
+  if (format.codec == wire::Codec::kRaw) return std::make_shared<Identity>();
+  Quantizer::Config config;
+  config.bits = format.bits;
+  config.block = format.block;
+  config.levels = format.levels == wire::Levels::kFit ? QuantizerLevels::kFit : QuantizerLevels::kUnbiased;
+  return std::make_shared<Quantizer>(config);
+}
+
+}  // namespace tsq

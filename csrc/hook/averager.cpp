@@ -1,0 +1,317 @@
+#include "hook/averager.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "common/convert.h"
+#include "common/error.h"
+#include "hook/sharding.h"
+#include "kernels/quantizer.h"
+
+namespace tsq {
+
+namespace {
+
+/// Adds the time of a scope to a figure that another thread may read.
+class Timer {
+ public:
+  Timer(std::mutex& mutex, double& total) : mutex_(mutex), total_(total) {}
+  ~Timer() {
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start_;
+    const std::lock_guard lock(mutex_);
+    total_ += spent.count();
+  }
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+ private:
+  std::mutex& mutex_;
+  double& total_;
+  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace
+
+Averager::Averager(std::vector<Parameter> parameters, const AveragerConfig& config, std::unique_ptr<Exchange> exchange)
+    : parameters_(std::move(parameters)), config_(config), exchange_(std::move(exchange)) {
+  const auto rank = static_cast<uint32_t>(exchange_->rank());
+  const auto world = static_cast<uint32_t>(exchange_->size());
+  steps_.resize(parameters_.size());
+  delivery_.resize(parameters_.size());
+  for (uint32_t id = 0; id < parameters_.size(); ++id) {
+    const Parameter& p = parameters_[id];
+    all_identity_ = all_identity_ && p.up->compressor().format().codec == wire::Codec::kRaw;
+    worker_.push_back(make_slots(*p.up, p.numel, p.dtype, 0));
+    const Range own = owned_range(p.numel, p.granularity(), id, rank, world);
+    const bool sharded = config_.exchange == ExchangeKind::kSharded;
+    owner_.push_back(make_slots(*p.down, sharded ? own.size() : 0, p.dtype, own.begin));
+  }
+  for (const StateRef& ref : state()) stats_.state_bytes += ref.view.numel * size_of(ref.view.dtype);
+}
+
+Averager::Slots Averager::make_slots(const Mechanism& mechanism, size_t numel, DType dtype, size_t begin) {
+  Slots slots;
+  slots.begin = begin;
+  for (size_t i = 0; i < mechanism.state_names().size(); ++i) {
+    slots.buffers.emplace_back(numel, state_dtype(dtype));
+    slots.views.push_back(slots.buffers.back().view());
+  }
+  return slots;
+}
+
+std::vector<StateRef> Averager::state() {
+  std::vector<StateRef> refs;
+  for (uint32_t id = 0; id < parameters_.size(); ++id) {
+    for (const bool owner : {false, true}) {
+      const Slots& slots = (owner ? owner_ : worker_)[id];
+      const auto names = (owner ? parameters_[id].down : parameters_[id].up)->state_names();
+      for (size_t i = 0; i < slots.views.size(); ++i)
+        if (slots.views[i].numel > 0) refs.push_back({id, owner, names[i], slots.begin, slots.views[i]});
+    }
+  }
+  return refs;
+}
+
+void Averager::scale_state(double factor) {
+  for (const StateRef& ref : state())
+    with_element(ref.view.dtype, [&](auto element) {
+      using E = decltype(element);
+      for (size_t i = 0; i < ref.view.numel; ++i)
+        E::store(ref.view.data, i, E::load(ref.view.data, i) * static_cast<typename E::State>(factor));
+    });
+}
+
+AveragerStats Averager::stats() const {
+  AveragerStats out;
+  {
+    const std::lock_guard lock(stats_mutex_);
+    out = stats_;
+  }
+  out.traffic = exchange_->traffic();
+  return out;
+}
+
+MutableBytes Averager::arena(std::vector<uint8_t>& memory, size_t bytes) {
+  if (memory.size() < bytes) {
+    const std::lock_guard lock(stats_mutex_);
+    stats_.buffer_bytes += bytes - memory.size();
+    memory.resize(bytes);
+  }
+  return {memory.data(), bytes};
+}
+
+const Layout& Averager::layout_of(std::span<const uint32_t> ids, DType dtype) {
+  auto key = std::make_pair(std::vector<uint32_t>(ids.begin(), ids.end()), dtype);
+  auto found = layouts_.find(key);
+  if (found == layouts_.end()) {
+    Layout layout = make_layout(parameters_, ids, dtype, exchange_->size());
+    found = layouts_.emplace(std::move(key), std::move(layout)).first;
+  }
+  return found->second;
+}
+
+std::vector<View> Averager::state_of(const Slots& slots, const Piece& piece) const {
+  std::vector<View> views;
+  for (const View& view : slots.views) views.push_back(view.slice(piece.begin - slots.begin, piece.numel));
+  return views;
+}
+
+void Averager::average(std::span<const uint32_t> ids, View buffer) {
+  for (const uint32_t id : ids)
+    if (id >= parameters_.size()) throw ArgumentError(concat("bucket: unknown parameter number ", id));
+  const Layout& layout = layout_of(ids, buffer.dtype);
+  if (layout.numel != buffer.numel)
+    throw ArgumentError(concat("bucket: expected ", layout.numel, " elements, those of its ", ids.size(),
+                            " parameters, got ", buffer.numel));
+  const bool dense = !enabled_ || all_identity_ || config_.exchange == ExchangeKind::kDense || exchange_->size() == 1;
+  {
+    const std::lock_guard lock(stats_mutex_);
+    ++stats_.calls;
+    stats_.dense_calls += dense;
+    stats_.dense_bytes += ring_bytes(buffer.numel * size_of(buffer.dtype), exchange_->size());
+  }
+  if (dense) return average_dense(buffer);
+
+  sent_.clear();
+  inspect_all(layout, buffer);
+  try {
+    if (config_.exchange == ExchangeKind::kAllGather)
+      average_all_gather(layout, buffer);
+    else
+      average_sharded(layout, buffer);
+  } catch (...) {
+    for (const Sent& sent : sent_) retract(sent, buffer);  // everything that throws comes before the first write to the buffer
+    throw;
+  }
+  ++sequence_;
+  for (const uint32_t id : ids) ++steps_[id];
+}
+
+void Averager::average_dense(View buffer) {
+  if (exchange_->size() == 1 || buffer.numel == 0) return;
+  const Timer timer(stats_mutex_, stats_.exchange_seconds);
+  exchange_->all_reduce_mean(buffer);
+}
+
+void Averager::average_all_gather(const Layout& layout, View buffer) {
+  const size_t world = static_cast<size_t>(exchange_->size());
+  const MutableBytes mine = arena(send_memory_, layout.whole.up_bytes);
+  send_shard(layout.whole, buffer, mine);
+  const MutableBytes all = arena(receive_memory_, world * mine.size());
+  {
+    const Timer timer(stats_mutex_, stats_.exchange_seconds);
+    exchange_->all_gather(mine, all);
+  }
+  const Timer timer(stats_mutex_, stats_.decode_seconds);
+  std::vector<Bytes> parts;
+  for (size_t r = 0; r < world; ++r) parts.push_back(Bytes(all).subspan(r * mine.size(), mine.size()));
+  const auto messages = check_messages(parts, layout.whole, wire::Kind::kWorker, buffer.dtype, 0);
+  deliver(layout.whole, messages, /*averages=*/false, buffer, 0);
+}
+
+void Averager::average_sharded(const Layout& layout, View buffer) {
+  const size_t world = static_cast<size_t>(exchange_->size()), rank = static_cast<size_t>(exchange_->rank());
+  const Shard& own = layout.shards[rank];
+  std::vector<size_t> send_sizes, receive_sizes(world, own.up_bytes);
+  std::vector<size_t> first_sent;  // index into sent_ of each shard's first section
+  size_t up_total = 0, down_max = 0;
+  for (const Shard& shard : layout.shards) {
+    send_sizes.push_back(shard.up_bytes);
+    up_total += shard.up_bytes;
+    down_max = std::max(down_max, shard.down_bytes);
+  }
+  const MutableBytes out = arena(send_memory_, up_total);
+  size_t at = 0;
+  for (const Shard& shard : layout.shards) {
+    first_sent.push_back(sent_.size());
+    send_shard(shard, buffer, out.subspan(at, shard.up_bytes));
+    at += shard.up_bytes;
+  }
+  const MutableBytes received = arena(receive_memory_, std::max(world * own.up_bytes, world * down_max));
+  {
+    const Timer timer(stats_mutex_, stats_.exchange_seconds);
+    exchange_->all_to_all(out, send_sizes, received.first(world * own.up_bytes), receive_sizes);
+  }
+  const MutableBytes average = arena(average_memory_, down_max);
+  average_own_shard(own, received, buffer.dtype, average);
+  {
+    const Timer timer(stats_mutex_, stats_.exchange_seconds);
+    exchange_->all_gather(average, received.first(world * down_max));
+  }
+  const Timer timer(stats_mutex_, stats_.decode_seconds);
+  std::vector<std::vector<wire::Message>> messages;
+  for (size_t r = 0; r < world; ++r) {
+    const Bytes part = Bytes(received).subspan(r * down_max, layout.shards[r].down_bytes);
+    messages.push_back(check_messages({&part, 1}, layout.shards[r], wire::Kind::kAverage, buffer.dtype, int(r)));
+  }
+  for (size_t r = 0; r < world; ++r)
+    deliver(layout.shards[r], messages[r], /*averages=*/true, buffer, first_sent[r]);
+}
+
+void Averager::inspect_all(const Layout& layout, ConstView buffer) {
+  const Timer timer(stats_mutex_, stats_.encode_seconds);
+  for (const Piece& piece : layout.whole.pieces) {
+    const ConstView x = buffer.slice(piece.at, piece.numel);
+    Delivery& delivery = delivery_[piece.parameter];
+    delivery = inspect(*parameters_[piece.parameter].up, x);
+    if (config_.hold_unused && delivery == Delivery::kSend && kernels::all_zero(x)) delivery = Delivery::kHold;
+  }
+}
+
+size_t Averager::send_shard(const Shard& shard, ConstView buffer, MutableBytes out) {
+  const Timer timer(stats_mutex_, stats_.encode_seconds);
+  wire::Header header;
+  header.dtype = buffer.dtype;
+  header.sections = static_cast<uint32_t>(shard.pieces.size());
+  header.rank = static_cast<uint32_t>(exchange_->rank());
+  header.step = sequence_;
+  wire::Writer writer(out, header);
+  for (const Piece& piece : shard.pieces) {
+    const uint32_t id = piece.parameter;
+    const StreamId stream{config_.seed, steps_[id], header.rank, /*averaged=*/false, id};
+    const MutableBytes payload = writer.payload();
+    const wire::Section section =
+        send_section(*parameters_[id].up, delivery_[id], buffer.slice(piece.at, piece.numel),
+                     state_of(worker_[id], piece), {philox_key(stream), piece.begin}, payload);
+    sent_.push_back({&piece, payload.first(section.bytes), delivery_[id] == Delivery::kSend && !section.non_finite});
+    writer.add(section);
+  }
+  return writer.finish();
+}
+
+std::vector<wire::Message> Averager::check_messages(std::span<const Bytes> messages, const Shard& shard, wire::Kind kind,
+                                                    DType dtype, int first_rank) const {
+  std::vector<wire::Message> out;
+  for (size_t i = 0; i < messages.size(); ++i) {
+    wire::Message message = wire::parse(messages[i]);
+    const wire::Header& header = message.header;
+    if (header.rank != static_cast<uint32_t>(first_rank) + i) throw_wire("rank", first_rank + int(i), header.rank);
+    if (header.kind != kind) throw_wire("kind", int(kind), int(header.kind));
+    if (header.step != sequence_) throw_wire("step", sequence_, header.step);
+    if (header.dtype != dtype) throw_wire("dtype", name_of(dtype), name_of(header.dtype));
+    if (header.sections != shard.pieces.size()) throw_wire("sections", shard.pieces.size(), header.sections);
+    for (size_t j = 0; j < shard.pieces.size(); ++j) {
+      const Parameter& p = parameters_[shard.pieces[j].parameter];
+      check_section(message, j, kind == wire::Kind::kWorker ? *p.up : *p.down, shard.pieces[j].numel);
+    }
+    out.push_back(std::move(message));
+  }
+  return out;
+}
+
+size_t Averager::average_own_shard(const Shard& shard, MutableBytes received, DType dtype, MutableBytes out) {
+  const size_t world = static_cast<size_t>(exchange_->size());
+  std::vector<Bytes> parts;
+  for (size_t r = 0; r < world; ++r) parts.push_back(Bytes(received).subspan(r * shard.up_bytes, shard.up_bytes));
+  const auto messages = check_messages(parts, shard, wire::Kind::kWorker, dtype, 0);
+
+  wire::Header header;
+  header.dtype = dtype;
+  header.kind = wire::Kind::kAverage;
+  header.sections = static_cast<uint32_t>(shard.pieces.size());
+  header.rank = static_cast<uint32_t>(exchange_->rank());
+  header.step = sequence_;
+  wire::Writer writer(out, header);
+  for (size_t i = 0; i < shard.pieces.size(); ++i) {
+    const Piece& piece = shard.pieces[i];
+    const uint32_t id = piece.parameter;
+    const Mechanism& down = *parameters_[id].down;
+    const View mean{arena(mean_memory_, piece.numel * size_of(dtype)).data(), dtype, piece.numel};
+    {
+      const Timer timer(stats_mutex_, stats_.decode_seconds);
+      receive_section(*parameters_[id].up, messages, i, mean);  // marked: NaN, which marks the average below
+    }
+    const Timer timer(stats_mutex_, stats_.encode_seconds);
+    Delivery delivery = inspect(down, mean);
+    if (config_.hold_unused && delivery == Delivery::kSend && kernels::all_zero(mean)) delivery = Delivery::kHold;
+    const StreamId stream{config_.seed, steps_[id], header.rank, /*averaged=*/true, id};
+    writer.add(send_section(down, delivery, mean, state_of(owner_[id], piece), {philox_key(stream), piece.begin},
+                            writer.payload()));
+  }
+  return writer.finish();
+}
+
+void Averager::deliver(const Shard& shard, std::span<const wire::Message> messages, bool averages, View buffer,
+                       size_t first_sent) {
+  for (size_t i = 0; i < shard.pieces.size(); ++i) {
+    const Piece& piece = shard.pieces[i];
+    const Parameter& p = parameters_[piece.parameter];
+    const bool marked = std::any_of(messages.begin(), messages.end(),
+                                    [&](const wire::Message& m) { return m.sections[i].non_finite; });
+    if (marked) {
+      retract(sent_[first_sent + i], buffer);  // reads the gradient: before it is overwritten
+      const std::lock_guard lock(stats_mutex_);
+      ++stats_.non_finite;
+    }
+    receive_section(averages ? *p.down : *p.up, messages, i, buffer.slice(piece.at, piece.numel));
+  }
+}
+
+void Averager::retract(const Sent& sent, ConstView buffer) {
+  if (!sent.changed_state) return;
+  const Piece& piece = *sent.piece;
+  parameters_[piece.parameter].up->retract(sent.payload, buffer.slice(piece.at, piece.numel),
+                                           state_of(worker_[piece.parameter], piece));
+}
+
+}  // namespace tsq

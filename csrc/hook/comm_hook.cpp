@@ -1,0 +1,121 @@
+#include "hook/comm_hook.h"
+
+#include "common/error.h"
+#include "common/torch_dtype.h"
+#include "exchange/process_group.h"
+#include "hook/agreement.h"
+#include "mechanisms/registry.h"
+
+namespace tsq {
+
+namespace {
+
+using c10::ivalue::Future;
+
+DType dtype_of(const at::Tensor& tensor, const std::string& name) {
+  const auto dtype = to_dtype(tensor.scalar_type());
+  if (!dtype)
+    throw ArgumentError(concat("parameter ", name, ": expected dtype float32, float64, float16 or bfloat16, got ",
+                            tensor.scalar_type()));
+  return *dtype;
+}
+
+std::vector<Parameter> to_parameters(const std::vector<HookParameter>& given) {
+  std::vector<Parameter> out;
+  for (const HookParameter& p : given) {
+    if (!p.tensor.device().is_cpu())
+      throw ArgumentError(concat("parameter ", p.name, ": expected device cpu, got ", p.tensor.device().str(),
+                              "; kernels for other devices do not exist yet"));
+    out.push_back({p.name, static_cast<size_t>(p.tensor.numel()), dtype_of(p.tensor, p.name), parse_mechanism(p.up),
+                   parse_mechanism(p.down)});
+  }
+  return out;
+}
+
+Facts facts_of(const std::vector<HookParameter>& parameters, const HookConfig& config, const Exchange& exchange) {
+  static constexpr const char* kExchangeNames[] = {"dense", "all_gather", "sharded"};
+  Facts facts = {{"version", concat(wire::kVersion)},
+                 {"world size", concat(exchange.size())},
+                 {"config", config.fingerprint},
+                 {"exchange", kExchangeNames[static_cast<int>(config.averager.exchange)]},
+                 {"seed", concat(config.averager.seed)},
+                 {"parameters", concat(parameters.size())}};
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const HookParameter& p = parameters[i];
+    facts.emplace_back(concat("parameter ", i), concat(p.name, " ", p.tensor.sizes(), " ", p.tensor.scalar_type(), " up ",
+                                                 p.up, " down ", p.down));
+  }
+  return facts;
+}
+
+std::unique_ptr<Exchange> agreed(std::unique_ptr<Exchange> exchange, const std::vector<HookParameter>& parameters,
+                                 const HookConfig& config) {
+  agree(*exchange, "attach", facts_of(parameters, config, *exchange));
+  return exchange;
+}
+
+View view_of(const at::Tensor& tensor) {
+  return {tensor.mutable_data_ptr(), dtype_of(tensor, "of a bucket"), static_cast<size_t>(tensor.numel())};
+}
+
+}  // namespace
+
+Hook::Hook(const std::vector<HookParameter>& parameters, const HookConfig& config, std::unique_ptr<Exchange> exchange)
+    : averager_(to_parameters(parameters), config.averager, agreed(std::move(exchange), parameters, config)) {
+  for (size_t i = 0; i < parameters.size(); ++i)
+    numbers_.emplace(parameters[i].tensor.unsafeGetTensorImpl(), static_cast<uint32_t>(i));
+}
+
+std::vector<uint32_t> Hook::identify(c10d::GradBucket& bucket) const {
+  if (bucket.getBufferRef().is_sparse())
+    throw std::runtime_error(
+        "torch_smoothquant: a bucket holds a sparse gradient, which is not supported: use nn.Embedding(sparse=False)");
+  std::vector<uint32_t> ids;
+  const std::vector<at::Tensor> parameters = bucket.getParameters();
+  ids.reserve(parameters.size());
+  for (const at::Tensor& p : parameters) {
+    const auto found = numbers_.find(p.unsafeGetTensorImpl());
+    if (found == numbers_.end())
+      throw std::runtime_error("torch_smoothquant: a bucket holds a parameter that the model did not have at attach");
+    ids.push_back(found->second);
+  }
+  return ids;
+}
+
+c10::intrusive_ptr<Future> Hook::run(c10d::GradBucket& bucket) {
+  auto future = c10::make_intrusive<Future>(c10::TensorType::get(), std::vector<c10::Device>{});
+  try {
+    // The bucket lives on the caller's stack: what the worker needs is copied out, the buffer by reference.
+    const at::Tensor buffer = bucket.getBufferRef();
+    pipeline_.submit(
+        [this, buffer, ids = identify(bucket)] { averager_.average(ids, view_of(buffer)); },
+        [future, buffer](const std::exception_ptr& error) {
+          if (error)
+            future->setErrorIfNeeded(error);
+          else
+            future->markCompleted(buffer);
+        });
+  } catch (...) {  // out of runHook an exception would leave the Reducer in pieces
+    future->setErrorIfNeeded(std::current_exception());
+  }
+  return future;
+}
+
+void Hook::between_buckets(const std::function<void(Averager&)>& task) {
+  pipeline_.run([&] { task(averager_); });
+}
+
+void Hook::set_enabled(bool enabled) {
+  between_buckets([&](Averager& averager) {
+    agree(averager.exchange(), "set_enabled", {{"enabled", enabled ? "True" : "False"}});
+    averager.set_enabled(enabled);
+  });
+  enabled_ = enabled;
+}
+
+std::shared_ptr<Hook> make_hook(const std::vector<HookParameter>& parameters, const HookConfig& config,
+                                c10::intrusive_ptr<c10d::ProcessGroup> group, std::chrono::milliseconds timeout) {
+  return std::make_shared<Hook>(parameters, config, make_process_group_exchange(std::move(group), timeout));
+}
+
+}  // namespace tsq

@@ -1,0 +1,96 @@
+// What the oracle and the SIMD kernels share: constants of docs/wire_format.md, codec 1, and the few scalar operations per block.
+// Every function here is a handful of fp32 operations in the order that the document fixes.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/quantizer.h"
+
+namespace tsq::kernels {
+
+static_assert(std::endian::native == std::endian::little, "the wire format is little-endian");
+
+constexpr size_t kTile = 256;       ///< elements whose codes are packed together
+constexpr size_t kLanes = 32;       ///< element i of a tile stands in lane i mod 32
+constexpr size_t kMaxBlock = 4096;  ///< also the largest group
+constexpr float kRounder = 12582912.0f;  ///< 1.5 * 2^23: (v + kRounder) - kRounder rounds half to even for abs(v) < 2^22
+constexpr uint32_t kSignBit = 0x80000000u;
+constexpr uint32_t kTinyBits = 0x04800000u;  ///< 2^-118: blocks whose largest magnitude is below are empty
+constexpr uint32_t kHugeBits = 0x7B800000u;  ///< 2^120: from here on `fit` keeps to unit scales
+constexpr uint32_t kInfBits = 0x7F800000u;
+constexpr float kMidRiseSteps[9] = {0.0f, 1.596f, 0.9957f, 0.586f, 0.3352f, 0.1881f, 0.1041f, 0.0569f, 0.0308f};
+
+/// s = 2^(bits-1) - 1, the largest level of the zero-centred grid.
+constexpr int centre(int bits) { return (1 << (bits - 1)) - 1; }
+
+/// The level that the largest magnitude of a block is mapped to (p of the document; 1 at one bit).
+constexpr float peak_level(int bits) { return bits == 1 ? 1.0f : static_cast<float>(centre(bits)); }
+
+/// The largest scale that keeps the outermost level finite.
+inline float scale_cap(float top) { return 0x1.FFFFFp127f / top; }
+
+/// The value of a code in units of abs(scale).
+constexpr int level(int bits, bool mid_rise, int code) {
+  return mid_rise || bits == 1 ? 2 * code + 1 - (1 << bits) : code - centre(bits);
+}
+
+/// How a block maps to codes: x * inverse is in units of the grid, unit the value of one unit.
+struct Normalizer {
+  float inverse;
+  float unit;
+};
+
+/// `magnitude`: the bit pattern of the block's largest absolute value, at least kTinyBits and finite.
+inline Normalizer normalizer(Rounding rounding, int bits, uint32_t magnitude) {
+  const float largest = std::bit_cast<float>(magnitude);
+  const float peak = peak_level(bits);
+  const float numerator = bits == 1 && rounding != Rounding::kFit ? 0.5f : peak;
+  return {numerator / largest, largest / peak};
+}
+
+/// The scale of an "unbiased" block.
+inline float unbiased_scale(int bits, float unit, float shrink) {
+  const float cap = scale_cap(peak_level(bits));
+  return (unit < cap ? unit : cap) * shrink;
+}
+
+/// 1 / step of the mid-rise grid for a block of `count` elements whose squares (in units) sum up to `square_sum`.
+inline float mid_rise_inverse(int bits, float square_sum, float count) {
+  return 1.0f / (kMidRiseSteps[bits] * std::sqrt(square_sum / count));
+}
+
+/// Inner products of the scaled block y with the candidates' levels, and the levels' squared norms.
+struct FitSums {
+  float y_centred, centred_centred;    // A0, B0
+  float y_mid_rise, mid_rise_mid_rise;  // A1, B1
+};
+
+struct FitChoice {
+  bool mid_rise;
+  float scale;  ///< non-negative; the wire's sign bit is set for mid-rise
+};
+
+/// Which grid is nearer to the block in direction, and the scale that projects onto it.
+inline FitChoice choose_fit(int bits, uint32_t magnitude, float unit, const FitSums& sums) {
+  const bool huge = magnitude >= kHugeBits;
+  const float merit_centred = (sums.y_centred * sums.y_centred) * sums.mid_rise_mid_rise;
+  const float merit_mid_rise = (sums.y_mid_rise * sums.y_mid_rise) * sums.centred_centred;
+  const bool mid_rise = bits == 1 || (!huge && merit_mid_rise > merit_centred);
+  float scale = unit;
+  if (mid_rise) {
+    scale = (sums.y_mid_rise / sums.mid_rise_mid_rise) * unit;
+  } else if (!huge) {
+    scale = (sums.y_centred / sums.centred_centred) * unit;
+  }
+  const float cap = scale_cap(mid_rise ? static_cast<float>((1 << bits) - 1) : peak_level(bits));
+  return {mid_rise, scale < cap ? scale : cap};
+}
+
+namespace scalar {
+/// dequantize_mean of the elements from `begin` (a multiple of the group) on of each payload into all of `out`.
+void dequantize_mean_from(const QuantizerParams& params, const uint8_t* const* in, size_t count, size_t begin, View out);
+}  // namespace scalar
+
+}  // namespace tsq::kernels

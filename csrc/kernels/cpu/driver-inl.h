@@ -1,0 +1,263 @@
+// The entry points of one target: element types, groups, tails. Included once per target.
+#if defined(TSQ_KERNELS_CPU_DRIVER_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TSQ_KERNELS_CPU_DRIVER_INL_H_
+#undef TSQ_KERNELS_CPU_DRIVER_INL_H_
+#else
+#define TSQ_KERNELS_CPU_DRIVER_INL_H_
+#endif
+
+#include <algorithm>
+#include <bit>
+#include <type_traits>
+
+#include "common/half.h"
+#include "hwy/highway.h"
+#include "kernels/cpu/decode-inl.h"
+#include "kernels/cpu/encode-inl.h"
+#include "kernels/cpu/scan-inl.h"
+#include "kernels/quantizer.h"
+
+#if TSQ_HWY_VECTORS
+HWY_BEFORE_NAMESPACE();
+namespace tsq::kernels {
+namespace HWY_NAMESPACE {
+
+// ---- Conversions of one group through L1 ----------------------------------------------------------------------------
+
+template <class T>
+void Widen(const T* HWY_RESTRICT in, size_t n, float* HWY_RESTRICT out) {
+  for (size_t i = 0; i < n; ++i) out[i] = to_float(in[i]);
+}
+
+inline void Narrow(const float* HWY_RESTRICT in, size_t n, Half* HWY_RESTRICT out) {
+  for (size_t i = 0; i < n; ++i) out[i] = to_half(in[i]);
+}
+inline void Narrow(const float* HWY_RESTRICT in, size_t n, BFloat16* HWY_RESTRICT out) {
+  for (size_t i = 0; i < n; ++i) out[i] = to_bfloat16(in[i]);
+}
+
+// out = the quantity to compress, in double, rounded to float32.
+inline void RoundQuantity(Form form, const double* HWY_RESTRICT x, const double* HWY_RESTRICT state, size_t n,
+                          float* HWY_RESTRICT out) {
+  if (form == Form::kPlain) {
+    for (size_t i = 0; i < n; ++i) out[i] = static_cast<float>(x[i]);
+  } else if (form == Form::kResidual) {
+    for (size_t i = 0; i < n; ++i) out[i] = static_cast<float>(state[i] + x[i]);
+  } else {
+    for (size_t i = 0; i < n; ++i) out[i] = static_cast<float>(x[i] - state[i]);
+  }
+}
+
+inline void UpdateState(Form form, const double* HWY_RESTRICT x, const float* HWY_RESTRICT values, size_t n,
+                        double* HWY_RESTRICT state) {
+  if (form == Form::kResidual) {
+    for (size_t i = 0; i < n; ++i) state[i] = (state[i] + x[i]) - static_cast<double>(values[i]);
+  } else {
+    for (size_t i = 0; i < n; ++i) state[i] += static_cast<double>(values[i]);
+  }
+}
+
+// ---- quantize -------------------------------------------------------------------------------------------------------
+
+// One full group of any element type at x[begin]; false (and nothing done) if it holds a quantity that EncodeGroup leaves alone.
+HWY_INLINE bool QuantizeGroup(const EncodeJob& job, EncodeGroupFunction encode, ConstView x, void* state, size_t begin,
+                              uint64_t offset, uint8_t* out) {
+  HWY_ALIGN float scratch[kMaxBlock];
+  const size_t group = job.params.group();
+  float* const float_state = job.form == Form::kPlain ? nullptr : static_cast<float*>(state) + begin;
+  switch (x.dtype) {
+    case DType::kFloat32:
+      return encode(job, x.as<float>() + begin, float_state, offset, out);
+    case DType::kFloat16:
+      Widen(x.as<Half>() + begin, group, scratch);
+      return encode(job, scratch, float_state, offset, out);
+    case DType::kBFloat16:
+      Widen(x.as<BFloat16>() + begin, group, scratch);
+      return encode(job, scratch, float_state, offset, out);
+    case DType::kFloat64:
+      break;
+  }
+  const double* elements = x.as<double>() + begin;
+  double* const double_state = job.form == Form::kPlain ? nullptr : static_cast<double*>(state) + begin;
+  RoundQuantity(job.form, elements, double_state, group, scratch);
+  if (job.form == Form::kPlain) return encode(job, scratch, nullptr, offset, out);
+  // A shifted state of -0 turns into the decoded values themselves: -0 + v is v, and v - (-0) is v.
+  HWY_ALIGN float values[kMaxBlock];
+  std::fill_n(values, group, -0.0f);
+  EncodeJob values_job = job;
+  values_job.form = Form::kShifted;
+  if (!encode(values_job, scratch, values, offset, out)) return false;
+  UpdateState(job.form, elements, values, group, double_state);
+  return true;
+}
+
+bool Quantize(const QuantizerParams& params, Form form, ConstView x, void* state, PhiloxKey key, uint64_t offset,
+              uint8_t* out) {
+  const EncodeJob job{params, form, key};
+  const EncodeGroupFunction encode = params.bits == 4 ? ChooseEncodeGroup<4>(params.rounding, params.bits)
+                                                      : ChooseEncodeGroup<0>(params.rounding, params.bits);
+  const auto state_at = [&](size_t i) {
+    return state != nullptr ? static_cast<char*>(state) + i * size_of(state_dtype(x.dtype)) : nullptr;
+  };
+  const size_t group = params.group(), group_bytes = quantizer_bytes(group, params.bits, params.block);
+  bool finite = true;
+  size_t i = 0;
+  for (; x.numel - i >= group; i += group, out += group_bytes) {
+    if (QuantizeGroup(job, encode, x, state, i, offset + i, out)) continue;
+    finite = scalar::quantize(params, form, x.slice(i, group), state_at(i), key, offset + i, out) && finite;
+  }
+  if (i == x.numel) return finite;
+  return scalar::quantize(params, form, x.slice(i, x.numel - i), state_at(i), key, offset + i, out) && finite;
+}
+
+// ---- dequantize -----------------------------------------------------------------------------------------------------
+
+// Calls function(bits as a constant, is one scale common to a tile) with kBits = 0 for numbers of bits without a fast path.
+template <class Function>
+HWY_INLINE auto WithShape(const QuantizerParams& params, const Function& function) {
+  const auto with_bits = [&](auto uniform) {
+    switch (params.bits) {
+      case 1: return function(std::integral_constant<int, 1>(), uniform);
+      case 2: return function(std::integral_constant<int, 2>(), uniform);
+      case 4: return function(std::integral_constant<int, 4>(), uniform);
+      case 8: return function(std::integral_constant<int, 8>(), uniform);
+      default: return function(std::integral_constant<int, 0>(), uniform);
+    }
+  };
+  return params.block >= kTile ? with_bits(std::true_type()) : with_bits(std::false_type());
+}
+
+using AddGroupFunction = void (*)(const QuantizerParams&, const uint8_t*, float, float*);
+using SumGroupFunction = void (*)(const QuantizerParams&, const uint8_t* const*, size_t, size_t, bool, const Divisor*, float*);
+
+AddGroupFunction ChooseAddGroup(const QuantizerParams& params) {
+  return WithShape(params, [](auto bits, auto uniform) -> AddGroupFunction {
+    return AddGroup<decltype(bits)::value, decltype(uniform)::value>;
+  });
+}
+
+SumGroupFunction ChooseSumGroup(const QuantizerParams& params) {
+  return WithShape(params, [](auto bits, auto uniform) -> SumGroupFunction {
+    return SumGroup<decltype(bits)::value, decltype(uniform)::value>;
+  });
+}
+
+void DequantizeAdd(const QuantizerParams& params, const uint8_t* in, size_t n, double scale, View acc) {
+  const AddGroupFunction add_group = ChooseAddGroup(params);
+  const size_t group = params.group(), group_bytes = quantizer_bytes(group, params.bits, params.block);
+  size_t i = 0;
+  for (; n - i >= group; i += group, in += group_bytes) {
+    if (acc.dtype != DType::kFloat64) {
+      add_group(params, in, static_cast<float>(scale), acc.as<float>() + i);
+      continue;
+    }
+    HWY_ALIGN float values[kMaxBlock];
+    std::fill_n(values, group, -0.0f);
+    add_group(params, in, 1.0f, values);
+    double* const sums = acc.as<double>() + i;
+    for (size_t j = 0; j < group; ++j) sums[j] += scale * static_cast<double>(values[j]);
+  }
+  scalar::dequantize_add(params, in, n - i, scale, acc.slice(i, n - i));
+}
+
+// The mean of one full group, from byte `group_begin` of each message, in float32.
+void MeanGroup(const QuantizerParams& params, SumGroupFunction sum_group, const uint8_t* const* in, size_t count,
+               size_t group_begin, const Divisor& divisor, float* sums) {
+  if (count == 0) std::fill_n(sums, params.group(), 0.0f);
+  for (size_t m = 0; m < count; m += kMessagesAtOnce) {
+    const size_t now = std::min(kMessagesAtOnce, count - m);
+    const bool last = m + now == count && count > 1;
+    sum_group(params, in + m, group_begin, now, m == 0, last ? &divisor : nullptr, sums);
+  }
+}
+
+// Same in double.
+void MeanGroup(const QuantizerParams& params, AddGroupFunction add_group, const uint8_t* const* in, size_t count,
+               size_t group_begin, double* out) {
+  const size_t group = params.group();
+  std::fill_n(out, group, 0.0);
+  for (size_t m = 0; m < count; ++m) {
+    HWY_ALIGN float values[kMaxBlock];
+    std::fill_n(values, group, -0.0f);
+    add_group(params, in[m] + group_begin, 1.0f, values);
+    for (size_t j = 0; j < group; ++j) out[j] += static_cast<double>(values[j]);
+  }
+  if (count > 1) {
+    for (size_t j = 0; j < group; ++j) out[j] /= static_cast<double>(count);
+  }
+}
+
+void DequantizeMean(const QuantizerParams& params, const uint8_t* const* in, size_t count, View out) {
+  const SumGroupFunction sum_group = ChooseSumGroup(params);
+  const Divisor divisor(count);
+  const size_t group = params.group(), n = out.numel;
+  HWY_ALIGN float sums[kMaxBlock];
+  size_t i = 0;
+  for (; n - i >= group; i += group) {
+    const size_t begin = quantizer_bytes(i, params.bits, params.block);
+    switch (out.dtype) {
+      case DType::kFloat32:
+        MeanGroup(params, sum_group, in, count, begin, divisor, out.as<float>() + i);
+        break;
+      case DType::kFloat64:
+        MeanGroup(params, ChooseAddGroup(params), in, count, begin, out.as<double>() + i);
+        break;
+      case DType::kFloat16:
+        MeanGroup(params, sum_group, in, count, begin, divisor, sums);
+        Narrow(sums, group, out.as<Half>() + i);
+        break;
+      case DType::kBFloat16:
+        MeanGroup(params, sum_group, in, count, begin, divisor, sums);
+        Narrow(sums, group, out.as<BFloat16>() + i);
+        break;
+    }
+  }
+  scalar::dequantize_mean_from(params, in, count, i, out.slice(i, n - i));
+}
+
+// ---- Checks ---------------------------------------------------------------------------------------------------------
+
+bool ValidPayload(const QuantizerParams& params, const uint8_t* in, size_t n) {
+  using ValidGroupFunction = bool (*)(const QuantizerParams&, const uint8_t*);
+  const ValidGroupFunction valid_group = WithShape(
+      params, [](auto bits, auto) -> ValidGroupFunction { return ValidGroup<decltype(bits)::value>; });
+  const size_t group = params.group(), group_bytes = quantizer_bytes(group, params.bits, params.block);
+  size_t i = 0;
+  for (; n - i >= group; i += group, in += group_bytes) {
+    if (!valid_group(params, in)) return false;
+  }
+  return scalar::valid_payload(params, in, n - i);
+}
+
+bool AllFinite(ConstView x) {
+  bool found = false;
+  size_t seen = 0;
+  // The addend carries from the smallest bit pattern that is not finite: Inf's, or the double that rounds to a float's Inf.
+  switch (x.dtype) {
+    case DType::kFloat32: seen = FindCarry<uint32_t>(x.as<uint32_t>(), x.numel, 0x80000000u - kInfBits, &found); break;
+    case DType::kFloat16: seen = FindCarry<uint16_t>(x.as<uint16_t>(), x.numel, 0x8000u - 0x7C00u, &found); break;
+    case DType::kBFloat16: seen = FindCarry<uint16_t>(x.as<uint16_t>(), x.numel, 0x8000u - 0x7F80u, &found); break;
+    case DType::kFloat64:
+      constexpr uint64_t kLimit = std::bit_cast<uint64_t>(0x1.FFFFFFp127);
+      seen = FindCarry<uint64_t>(x.as<uint64_t>(), x.numel, (uint64_t{1} << 63) - kLimit, &found);
+      break;
+  }
+  return !found && scalar::all_finite(x.slice(seen, x.numel - seen));
+}
+
+bool AllZero(ConstView x) {
+  bool found = false;
+  size_t seen = 0;
+  switch (size_of(x.dtype)) {
+    case 2: seen = FindNonZero<uint16_t>(x.as<uint16_t>(), x.numel, &found); break;
+    case 4: seen = FindNonZero<uint32_t>(x.as<uint32_t>(), x.numel, &found); break;
+    case 8: seen = FindNonZero<uint64_t>(x.as<uint64_t>(), x.numel, &found); break;
+  }
+  return !found && scalar::all_zero(x.slice(seen, x.numel - seen));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace tsq::kernels
+HWY_AFTER_NAMESPACE();
+#endif  // TSQ_HWY_VECTORS
+#endif

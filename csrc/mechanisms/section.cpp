@@ -1,0 +1,58 @@
+#include "mechanisms/section.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "common/error.h"
+#include "compressors/message.h"
+#include "kernels/quantizer.h"
+
+namespace tsq {
+
+Delivery inspect(const Mechanism& mechanism, ConstView x) {
+  if (mechanism.state_names().empty()) return Delivery::kSend;
+  return kernels::all_finite(x) ? Delivery::kSend : Delivery::kMark;
+}
+
+wire::Section send_section(const Mechanism& mechanism, Delivery delivery, ConstView x, std::span<const View> state,
+                           const EncodeKey& key, MutableBytes out) {
+  wire::Section section;
+  section.format = mechanism.compressor().format();
+  section.numel = x.numel;
+  section.non_finite = delivery == Delivery::kMark;
+  if (delivery == Delivery::kSend) {
+    const Compressor::Encoded sent = mechanism.send(x, state, key, out);
+    section.bytes = sent.bytes;
+    section.non_finite = !sent.finite;
+  } else {
+    section.bytes = mechanism.compressor().max_bytes(x.numel, x.dtype);
+  }
+  if (delivery != Delivery::kSend || section.non_finite)  // all-zero bytes are a legal payload of zeros in every codec
+    std::fill_n(out.begin(), section.bytes, uint8_t{0});
+  return section;
+}
+
+void check_section(const wire::Message& message, size_t index, const Mechanism& mechanism, size_t numel) {
+  const wire::Section& section = message.sections[index];
+  const Compressor& compressor = mechanism.compressor();
+  if (!(section.format == compressor.format()))
+    throw_wire("section", concat("one of ", compressor.spec()), "another codec or other parameters");
+  if (section.numel != numel) throw_wire("numel", numel, section.numel);
+  compressor.validate(message.payloads[index], numel, message.header.dtype);
+}
+
+bool receive_section(const Mechanism& mechanism, std::span<const wire::Message> messages, size_t index, View out) {
+  std::vector<Bytes> payloads;
+  payloads.reserve(messages.size());
+  for (const wire::Message& message : messages) {
+    if (message.sections[index].non_finite) {
+      fill_nan(out);
+      return false;
+    }
+    payloads.push_back(message.payloads[index]);
+  }
+  mechanism.receive(payloads, out);
+  return true;
+}
+
+}  // namespace tsq

@@ -1,0 +1,107 @@
+#include "wire/message.h"
+
+#include <cassert>
+
+#include "common/error.h"
+
+namespace tsq::wire {
+
+namespace {
+
+constexpr uint8_t kMagic[4] = {'T', 'S', 'Q', 'M'};
+constexpr uint8_t kNonFinite = 1;
+
+Header read_header(Bytes bytes) {
+  if (bytes.size() < kHeaderBytes) throw_wire("length", concat("at least ", kHeaderBytes, " bytes"), bytes.size());
+  const uint8_t* p = bytes.data();
+  if (std::memcmp(p, kMagic, sizeof kMagic) != 0) throw_wire("magic", "'TSQM'", "something else");
+  if (load<uint16_t>(p + 4) != kVersion) throw_wire("version", kVersion, load<uint16_t>(p + 4));
+  if (p[6] >= kDTypeCount) throw_wire("dtype", "0 to 3", int{p[6]});
+  if (p[7] > 1) throw_wire("kind", "0 or 1", int{p[7]});
+  Header header;
+  header.dtype = static_cast<DType>(p[6]);
+  header.kind = static_cast<Kind>(p[7]);
+  header.sections = load<uint32_t>(p + 8);
+  header.rank = load<uint32_t>(p + 12);
+  header.step = load<uint64_t>(p + 16);
+  header.length = load<uint64_t>(p + 24);
+  if (header.length != bytes.size()) throw_wire("length", bytes.size(), header.length);
+  if (header.sections > (bytes.size() - kHeaderBytes) / kSectionBytes)
+    throw_wire("sections", concat("at most ", (bytes.size() - kHeaderBytes) / kSectionBytes), header.sections);
+  return header;
+}
+
+Section read_section(const uint8_t* p) {
+  Section section;
+  if (p[0] > 1) throw_wire("codec", "0 or 1", int{p[0]});
+  if (p[1] > kNonFinite) throw_wire("flags", "0 or 1", int{p[1]});
+  section.format.codec = static_cast<Codec>(p[0]);
+  section.non_finite = p[1] & kNonFinite;
+  section.format.bits = p[2];
+  section.format.block = load<uint32_t>(p + 4);
+  if (section.format.codec == Codec::kRaw) {
+    if (p[2] || p[3] || section.format.block) throw_wire("section", "zero bits, levels and block for codec 0", "others");
+  } else {
+    if (p[2] < 1 || p[2] > 8) throw_wire("bits", "1 to 8", int{p[2]});
+    if (p[3] > 1) throw_wire("levels", "0 or 1", int{p[3]});
+    const uint32_t b = section.format.block;
+    if (b < 32 || b > 4096 || (b & (b - 1))) throw_wire("block", "a power of two from 32 to 4096", b);
+  }
+  section.format.levels = static_cast<Levels>(p[3]);
+  section.numel = load<uint64_t>(p + 8);
+  section.bytes = load<uint64_t>(p + 16);
+  return section;
+}
+
+}  // namespace
+
+Message parse(Bytes bytes) {
+  Message message;
+  message.header = read_header(bytes);
+  const size_t count = message.header.sections;
+  message.sections.reserve(count);
+  message.payloads.reserve(count);
+  size_t at = overhead(count);
+  for (size_t i = 0; i < count; ++i) {
+    const Section section = read_section(bytes.data() + kHeaderBytes + kSectionBytes * i);
+    if (section.bytes > bytes.size() - at) throw_wire("bytes", concat("at most ", bytes.size() - at), section.bytes);
+    message.sections.push_back(section);
+    message.payloads.push_back(bytes.subspan(at, section.bytes));
+    at += section.bytes;
+  }
+  if (at != bytes.size()) throw_wire("length", at, bytes.size());
+  return message;
+}
+
+Writer::Writer(MutableBytes out, const Header& header) : out_(out), header_(header), end_(overhead(header.sections)) {
+  assert(out.size() >= end_);
+}
+
+void Writer::add(const Section& section) {
+  assert(added_ < header_.sections && section.bytes <= out_.size() - end_);
+  uint8_t* p = out_.data() + kHeaderBytes + kSectionBytes * added_++;
+  p[0] = static_cast<uint8_t>(section.format.codec);
+  p[1] = section.non_finite ? kNonFinite : 0;
+  p[2] = section.format.bits;
+  p[3] = static_cast<uint8_t>(section.format.levels);
+  store<uint32_t>(p + 4, section.format.block);
+  store<uint64_t>(p + 8, section.numel);
+  store<uint64_t>(p + 16, section.bytes);
+  end_ += section.bytes;
+}
+
+size_t Writer::finish() {
+  assert(added_ == header_.sections);
+  uint8_t* p = out_.data();
+  std::memcpy(p, kMagic, sizeof kMagic);
+  store<uint16_t>(p + 4, kVersion);
+  p[6] = static_cast<uint8_t>(header_.dtype);
+  p[7] = static_cast<uint8_t>(header_.kind);
+  store<uint32_t>(p + 8, header_.sections);
+  store<uint32_t>(p + 12, header_.rank);
+  store<uint64_t>(p + 16, header_.step);
+  store<uint64_t>(p + 24, end_);
+  return end_;
+}
+
+}  // namespace tsq::wire

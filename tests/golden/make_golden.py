@@ -1,0 +1,189 @@
+"""Writes the golden messages (*.bin) and manifest.json beside this file, from the reference and nothing else.
+
+    python tests/golden/make_golden.py            writes them
+    python tests/golden/make_golden.py --check    fails if a file differs from what would be written
+
+One manifest entry is one message. `sections` lists, in table order, what was encoded: codec, input, arguments of
+`reference.quantize`. `message_sha256` is of the file; `values_sha256` of the fp32 values of the sections (what
+the block quantizer defines, raw elements converted); `decoded_sha256` of the same in the header's dtype (what `decode`
+returns). Both are taken of the little-endian elements, in order, every NaN as the positive quiet NaN without payload.
+
+Inputs (`make_input`) are integer arithmetic, exact in float64 and then rounded once to the message's dtype:
+
+* sum4: element i is (f0 + f1 + f2 + f3 - 131070) * 2^(exponent - ramp * floor(i / 64)), where f0..f3 are the 16-bit
+  fields, low first, of mix(2^32 * salt + i) with mix as in docs/wire_format.md; float64 adds f0 * 2^-30 to the sum;
+  0 instead if i is not a multiple of `every`.
+* runs: a list of [count, bit pattern in hexadecimal] of elements of the message's dtype.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+
+
+def load_reference() -> ModuleType:
+    """torch_smoothquant/reference.py by path: works where the package's extension is not built."""
+    path = HERE.parents[1] / "torch_smoothquant" / "reference.py"
+    spec = importlib.util.spec_from_file_location("torch_smoothquant_reference", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+reference = load_reference()
+
+
+def _mix(z: int) -> int:
+    mask = (1 << 64) - 1
+    z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ z >> 27) * 0x94D049BB133111EB) & mask
+    return z ^ z >> 31
+
+
+def make_input(description: dict[str, Any], dtype: torch.dtype) -> Tensor:
+    """The input that a manifest's description stands for: 1-D tensor of dtype."""
+    if "runs" in description:
+        data = b"".join(bytes.fromhex(pattern)[::-1] * count for count, pattern in description["runs"])
+        return torch.frombuffer(bytearray(data), dtype=dtype).clone()
+    values = []
+    for i in range(description["numel"]):
+        h = _mix((description["salt"] << 32) + i)
+        v = float(sum(h >> shift & 0xFFFF for shift in (0, 16, 32, 48)) - 131070)
+        if dtype == torch.float64:
+            v += (h & 0xFFFF) * 2.0**-30
+        scale = 2.0 ** (description["exponent"] - description.get("ramp", 0) * (i // 64))
+        values.append(v * scale if i % description.get("every", 1) == 0 else 0.0)
+    exact = torch.tensor(values, dtype=torch.float64)
+    return exact if dtype == torch.float64 else exact.to(torch.float32).to(dtype)  # fp32 holds the sums exactly
+
+
+def build(entry: dict[str, Any]) -> Tensor:
+    """The message of a manifest entry, by the reference."""
+    dtype = getattr(torch, entry["dtype"])
+    sections = []
+    for s in entry["sections"]:
+        x = make_input(s["input"], dtype)
+        if s["codec"] == "raw":
+            sections += reference.parse_message(reference.encode_raw(x)).sections
+            continue
+        payload = reference.quantize(
+            x, s["bits"], s["block"], s["levels"], s["rounding"], entry["seed"], entry["step"], entry["rank"],
+            parameter=s["parameter"], averaged=bool(entry["kind"]), shrink=s["shrink"], offset=s["offset"])
+        flags = int(not bool(x.to(torch.float32).isfinite().all()))
+        levels = reference.LEVELS.index(s["levels"])
+        sections.append(reference.Section(reference.QUANTIZER, flags, s["bits"], levels, s["block"], x.numel(),
+                                          payload.numel(), payload))
+    return reference.build_message(sections, dtype, entry["kind"], entry["rank"], entry["step"])
+
+
+def values_of(message: Tensor) -> Tensor:
+    """fp32 values of all sections of a message."""
+    parsed = reference.parse_message(message)
+    return torch.cat([reference.decode_section(s, parsed.dtype).to(torch.float32) for s in parsed.sections])
+
+
+def digest(x: Tensor) -> str:
+    """sha256 of the elements' bytes, every NaN as the positive quiet NaN without payload."""
+    if x.is_floating_point():
+        x = torch.where(x.isnan(), torch.full_like(x, float("nan")), x)
+    return hashlib.sha256(bytes(x.contiguous().view(torch.uint8).tolist())).hexdigest()
+
+
+def _sum4(numel: int, salt: int, exponent: int = -18, **more: int) -> dict[str, Any]:
+    return {"numel": numel, "salt": salt, "exponent": exponent, **more}
+
+
+def _raw(description: dict[str, Any]) -> dict[str, Any]:
+    return {"codec": "raw", "input": description}
+
+
+def _quantized(description: dict[str, Any], bits: int, levels: str, block: int = 256, rounding: str | None = None,
+               parameter: int = 0, offset: int = 0, shrink: float = 1.0) -> dict[str, Any]:
+    rounding = rounding or ("stochastic" if levels == "unbiased" else "nearest")
+    return {"codec": "quantizer", "input": description, "bits": bits, "block": block, "levels": levels,
+            "rounding": rounding, "parameter": parameter, "offset": offset, "shrink": shrink}
+
+
+def _entry(name: str, *sections: dict[str, Any], dtype: str = "float32", kind: int = 0, rank: int = 0, step: int = 0,
+           seed: int = 0) -> dict[str, Any]:
+    return {"file": f"{name}.bin", "dtype": dtype, "kind": kind, "rank": rank, "step": step, "seed": seed,
+            "sections": list(sections)}
+
+
+# One block of 32 each: zeros of both signs, denormals, just below 2^-118, 2^-118, just below 2^120, 2^120, the largest.
+EDGES = {"runs": [[16, "00000000"], [16, "80000000"], [31, "00000001"], [1, "807fffff"], [30, "01000000"],
+                  [2, "847fffff"], [20, "00000001"], [11, "04000000"], [1, "84800000"], [20, "7a123456"],
+                  [12, "fb7fffff"], [20, "7b000000"], [12, "fb800000"], [10, "7f7fffff"], [10, "ff7fffff"],
+                  [12, "7e2aaaab"]]}
+
+ENTRIES = [
+    *(_entry(f"unbiased_{b}", _quantized(_sum4(1000, b), b, "unbiased"), seed=b, step=3 * b, rank=b % 3)
+      for b in range(1, 9)),
+    _entry("fit_1", _quantized(_sum4(1000, 11), 1, "fit")),
+    _entry("fit_2_block32", _quantized(_sum4(1000, 12), 2, "fit", 32)),
+    _entry("fit_3_fp16", _quantized(_sum4(1000, 13), 3, "fit"), dtype="float16"),
+    _entry("fit_4_block1024", _quantized(_sum4(2500, 14), 4, "fit", 1024)),
+    _entry("fit_5_fp64", _quantized(_sum4(1000, 15), 5, "fit"), dtype="float64"),
+    _entry("fit_6_bf16", _quantized(_sum4(1000, 16), 6, "fit"), dtype="bfloat16"),
+    _entry("fit_7_ramp", _quantized(_sum4(1000, 17, ramp=2), 7, "fit")),
+    _entry("fit_8_block32", _quantized(_sum4(1000, 18), 8, "fit", 32)),
+    _entry("fit_2_sparse", _quantized(_sum4(2000, 19, every=20), 2, "fit")),
+    _entry("fit_3_edges", _quantized(EDGES, 3, "fit", 32)),
+    _entry("fit_1_edges", _quantized(EDGES, 1, "fit", 32)),
+    _entry("unbiased_6_edges", _quantized(EDGES, 6, "unbiased", 32)),
+    _entry("unbiased_4_block32", _quantized(_sum4(4095, 20), 4, "unbiased", 32)),
+    _entry("unbiased_3_block1024_fp64", _quantized(_sum4(4097, 21), 3, "unbiased", 1024), dtype="float64"),
+    _entry("unbiased_2_block4096_fp16", _quantized(_sum4(4500, 22), 2, "unbiased", 4096), dtype="float16"),
+    _entry("unbiased_4_bf16", _quantized(_sum4(257, 23), 4, "unbiased"), dtype="bfloat16"),
+    _entry("unbiased_4_nearest", _quantized(_sum4(600, 24), 4, "unbiased", rounding="nearest")),
+    _entry("unbiased_1_nearest", _quantized(_sum4(600, 25), 1, "unbiased", 32, rounding="nearest")),
+    _entry("unbiased_4_numel0", _quantized(_sum4(0, 26), 4, "unbiased")),
+    _entry("fit_4_numel1", _quantized(_sum4(1, 27), 4, "fit")),
+    _entry("unbiased_5_numel33", _quantized(_sum4(33, 28), 5, "unbiased", 32)),
+    _entry("unbiased_4_wide_key", _quantized(_sum4(300, 29), 4, "unbiased"), seed=2**64 - 3, step=2**40 + 1,
+           rank=2**32 - 1),
+    _entry("non_finite_fp16", _quantized({"runs": [[299, "3c00"], [1, "fc00"]]}, 4, "fit"), dtype="float16"),
+    _entry("raw_fp32", _raw({"runs": [[3, "3f800000"], [1, "7f800000"], [1, "ff800000"], [1, "7fc00000"],
+                                      [1, "80000000"], [1, "00000001"]]}), rank=1),
+    _entry("raw_bf16", _raw(_sum4(101, 30)), dtype="bfloat16"),
+    _entry("average", _raw(_sum4(33, 31)), _quantized(_sum4(700, 32), 4, "unbiased", parameter=5, offset=512),
+           _quantized(_sum4(40, 33), 3, "unbiased", 32, parameter=2**33, offset=2**37, shrink=0.3),
+           _quantized({"runs": [[4, "3f800000"], [1, "7fc00000"]]}, 2, "fit", parameter=7),
+           _quantized(_sum4(300, 34), 2, "fit", parameter=8), kind=1, rank=3, step=7, seed=42),
+]
+
+
+def make() -> dict[str, bytes]:
+    """File name to contents, the manifest included."""
+    files, manifest = {}, []
+    for entry in ENTRIES:
+        message = build(entry)
+        files[entry["file"]] = bytes(message.tolist())
+        manifest.append({**entry, "bytes": message.numel(), "message_sha256": digest(message),
+                         "values_sha256": digest(values_of(message)),
+                         "decoded_sha256": digest(reference.decode(message))})
+    lines = ",\n".join(json.dumps(entry) for entry in manifest)  # one message, one line
+    files["manifest.json"] = f"[\n{lines}\n]\n".encode()
+    return files
+
+
+if __name__ == "__main__":
+    stale = [name for name, data in make().items() if not (HERE / name).exists() or (HERE / name).read_bytes() != data]
+    if "--check" in sys.argv[1:]:
+        sys.exit(f"stale: {', '.join(stale)}" if stale else 0)
+    for name, data in make().items():
+        (HERE / name).write_bytes(data)
+    print(f"{len(stale)} of {len(make())} files changed")

@@ -1,0 +1,47 @@
+"""Gradient compression for PyTorch data-parallel training over links that are slower than the compute.
+
+    hook = torch_smoothquant.attach(ddp)
+
+replaces DDP's all-reduce by a C++ communication hook. See README.md; names and meanings: docs/.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed  # loads the libraries that our extension is linked against  # noqa: F401
+
+__version__ = "0.1.0"
+
+
+def _check_build(built_for: str, running: str) -> None:
+    if built_for.split(".")[:2] != running.split("+")[0].split(".")[:2]:
+        raise ImportError(f"torch_smoothquant {__version__} was built for torch {'.'.join(built_for.split('.')[:2])} and cannot run "
+                          f"with torch {running}: reinstall it with pip install --no-build-isolation")
+
+
+try:
+    from ._build import built_for_torch
+except ImportError as error:
+    raise ImportError("torch_smoothquant has no compiled part here. If this is the source folder, run 'make build' (or pip install "
+                      "--no-build-isolation -e .), or start Python from another folder to use an installed copy") from error
+_check_build(built_for_torch, torch.__version__)  # before ._C: another torch's symbols would fail to link with less to read
+
+from . import _C  # noqa: E402
+from .endpoint import Receiver, Sender, WireError, decode, encode  # noqa: E402
+from .hook import Hook, attach, comm_hook, prepare  # noqa: E402
+from .spec import (  # noqa: E402
+    Compressor,
+    Direct,
+    ErrorFeedback,
+    Identity,
+    Mechanism,
+    Quantizer,
+    Spec,
+    SpecError,
+    parse,
+)
+
+__all__ = [
+    "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Quantizer", "Receiver", "Sender", "Spec", "SpecError",
+    "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
+]

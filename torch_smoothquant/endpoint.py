@@ -1,0 +1,131 @@
+"""Compression without a process group: ``encode``, ``decode``, ``Sender``, ``Receiver``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from . import _C
+from .spec import Compressor, Mechanism, Spec, parse, to_text
+
+WireError = _C.WireError
+
+
+def encode(compressor: Compressor | str, x: torch.Tensor, seed: int = 0, step: int = 0, rank: int = 0) -> torch.Tensor:
+    """One self-describing message of ``x``.
+
+    Args:
+        compressor: a compressor or its spec (not a mechanism: encoding is stateless).
+        x: contiguous float32, float64, float16 or bfloat16 tensor on the CPU; its shape does not travel.
+        seed, step, rank: key of the random numbers; the same key and input give the same bytes everywhere.
+
+    Returns:
+        1-D uint8 tensor: exactly the bytes that travel. O(numel).
+    """
+    text = to_text(compressor, "compressor")
+    return _C.encode(text, _tensor(x, "x"), _unsigned(seed, "seed"), _unsigned(step, "step"), _integer(rank, "rank"))
+
+
+def decode(message: torch.Tensor) -> torch.Tensor:
+    """The 1-D tensor that a message carries, in the dtype that was encoded; NaN where the sender had Inf or NaN.
+
+    Raises:
+        WireError: (a ValueError) naming the field, what was expected and what was found, if the bytes are not a legal message.
+    """
+    return _C.decode(_tensor(message, "message"))
+
+
+class Sender:
+    """The worker's half of a mechanism for one flat vector of ``numel`` elements; owns its state (residuals).
+
+    Args:
+        spec: mechanism or compressor (a bare compressor means ``Direct`` around it), as object or text.
+        numel: length of the gradient.
+        rank, world_size: who sends, among how many.
+        dtype: of the gradient. State is float32, float64 for float64.
+        seed: of the random numbers.
+    """
+
+    def __init__(self, spec: Spec | str, numel: int, rank: int = 0, world_size: int = 1,
+                 dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
+        text = to_text(spec, "spec")
+        self.spec = parse(text)
+        self.numel, self.rank, self.world_size, self.dtype = numel, rank, world_size, dtype
+        self._sender = _C.Sender(text, _integer(numel, "numel"), _integer(rank, "rank"),
+                                 _integer(world_size, "world_size"), _dtype(dtype), _unsigned(seed, "seed"))
+
+    def send(self, grad: torch.Tensor) -> torch.Tensor:
+        """The message for this step's gradient: 1-D uint8, exactly the bytes that travel. Updates the state.
+
+        A gradient with Inf or NaN gives a marked message, decodes to NaN on every receiver, and leaves the state as it was.
+        """
+        return self._sender.send(_tensor(grad, "gradient"))
+
+    @property
+    def step(self) -> int:
+        """Number of messages sent."""
+        return self._sender.step
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """Copies of the state vectors by name, e.g. ``{"residual": ...}``."""
+        return self._sender.state()
+
+    def state_dict(self) -> dict:
+        """Everything that a new Sender of the same arguments needs to go on bit for bit."""
+        return {"spec": repr(self.spec), "step": self.step, "state": self.state}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Raises ValueError, with nothing changed, if the state is of another spec, length or dtype."""
+        if state_dict.get("spec") != repr(self.spec):
+            raise ValueError(f"state_dict: expected one of {self.spec!r}, got one of {state_dict.get('spec')}")
+        self._sender.load_state(state_dict["state"], state_dict["step"])
+
+
+class Receiver:
+    """The averaging half; arguments as for :class:`Sender`. Every receiver of the same messages computes the same bits."""
+
+    def __init__(self, spec: Spec | str, numel: int, world_size: int = 1, dtype: torch.dtype = torch.float32,
+                 seed: int = 0) -> None:
+        text = to_text(spec, "spec")
+        self.spec = parse(text)
+        self.numel, self.world_size, self.dtype = numel, world_size, dtype
+        self._receiver = _C.Receiver(text, _integer(numel, "numel"), _integer(world_size, "world_size"), _dtype(dtype),
+                                     _unsigned(seed, "seed"))
+
+    def receive(self, messages: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Estimate of the mean gradient from one message of every rank (any order; summed in rank order).
+
+        Raises:
+            WireError: if a message is not legal, not of this spec and length, or not of the others' step. State is unchanged.
+        """
+        return self._receiver.receive([_tensor(m, "messages") for m in messages])
+
+
+def _tensor(value: object, argument: str) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{argument}: expected a torch.Tensor, got {type(value).__name__}")
+    return value.detach()
+
+
+def _integer(value: object, argument: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument}: expected an int, got {type(value).__name__}")
+    return value
+
+
+def _unsigned(value: object, argument: str) -> int:
+    number = _integer(value, argument)
+    if not 0 <= number < 2**64:
+        raise ValueError(f"{argument}: expected 0 to 2**64 - 1, got {number}")
+    return number
+
+
+def _dtype(value: object) -> torch.dtype:
+    if not isinstance(value, torch.dtype):
+        raise TypeError(f"dtype: expected a torch.dtype, got {type(value).__name__}")
+    return value
+
+
+__all__ = ["Mechanism", "Receiver", "Sender", "WireError", "decode", "encode"]

@@ -1,0 +1,294 @@
+"""``attach``: DDP's all-reduce replaced by a compressed average. The data path is C++ (csrc/hook); this file checks and wires."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from . import _C
+from .spec import Spec, to_text
+
+DEFAULT = "ErrorFeedback(Quantizer(bits=4))"
+"""Spec of ``attach(ddp)``: chosen by measurement, docs/tuning.md."""
+
+_EXCHANGES = ("auto", "all_gather", "sharded", "dense")
+_SMALL_WORLD = 4  # up to here everybody may as well get everybody's message
+_attached: weakref.WeakKeyDictionary[DistributedDataParallel, Hook] = weakref.WeakKeyDictionary()
+
+Exempt = str | None | Callable[[str, torch.nn.Parameter], bool] | Sequence[str]
+
+
+def default_exempt(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Vectors and parameters of fewer than 2048 elements: under 1 % of the bytes and most of the harm."""
+    return parameter.ndim <= 1 or parameter.numel() < 2048
+
+
+class Hook:
+    """What :func:`attach` returns: watches and steers the compression of one DDP module. Methods may be called between steps."""
+
+    def __init__(self, core: _C.Hook, *, config: dict[str, Any], group: dist.ProcessGroup) -> None:
+        self._core = core
+        self._config = config
+        self._group: dist.ProcessGroup | None = group
+        self._loss_scale: float | None = None
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since attach, of this rank.
+
+        ``calls`` buckets averaged (``dense_calls`` of them by all-reduce); ``wire_bytes`` bytes that left this rank (all_gather:
+        (W-1) messages; sharded: what went to others; dense: a ring's 2 (W-1)/W); ``handed_bytes`` sizes of the buffers handed to
+        collectives; ``dense_bytes`` what plain DDP would have sent; ``ratio`` dense_bytes / wire_bytes; ``non_finite`` parameters
+        delivered as NaN because a rank had Inf or NaN; ``state_bytes``, ``buffer_bytes`` memory; ``seconds`` spent in encode,
+        exchange and decode by the worker thread; ``error`` what broke the hook, or "". Plus the configuration.
+        """
+        out = self._core.stats()
+        out["ratio"] = out["dense_bytes"] / out["wire_bytes"] if out["wire_bytes"] else math.nan
+        return {**self._config, "enabled": self._core.enabled, **out}
+
+    def set_enabled(self, enabled: bool) -> None:
+        """Switches compression off (plain all-reduce, state rests) or on again. Collective: every rank must call it alike."""
+        if not isinstance(enabled, bool):
+            raise TypeError(f"enabled: expected a bool, got {type(enabled).__name__}")
+        self._core.set_enabled(enabled)
+
+    def set_loss_scale(self, scale: float) -> None:
+        """Tells the loss scale of the coming step (``scaler.get_scale()``): residuals are in its units and follow a change.
+
+        The first call only takes note. Cheap; call it before every backward under a GradScaler.
+        """
+        if not (isinstance(scale, (int, float)) and math.isfinite(scale) and scale > 0):
+            raise ValueError(f"scale: expected a positive finite number, got {scale!r}")
+        if self._loss_scale is not None and scale != self._loss_scale:
+            self._core.scale_state(scale / self._loss_scale)
+        self._loss_scale = float(scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's state: residuals and step counters by parameter name. Ranks differ: save one file per rank.
+
+        Holds tensors and plain values only, no process group. Loading it at the same rank and world size resumes bit for bit.
+        """
+        vectors, steps = self._core.state()
+        parameters: dict[str, Any] = {name: {"steps": count} for name, count in steps.items()}
+        for (name, side, vector), (begin, tensor) in vectors.items():
+            parameters[name][f"{side}.{vector}"] = {"begin": begin, "values": tensor}
+        return {"version": 1, **self._identity(), "loss_scale": self._loss_scale, "parameters": parameters}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restores :meth:`state_dict`.
+
+        Raises:
+            ValueError: naming both sides, with nothing changed, if it is of another version, rank, world size, spec or model.
+        """
+        expected = {"version": 1, **self._identity()}
+        for key, value in expected.items():
+            if state_dict.get(key) != value:
+                raise ValueError(f"state_dict: {key}: expected {value!r}, got {state_dict.get(key)!r}")
+        if set(state_dict["parameters"]) != set(self._core.state()[1]):
+            difference = set(state_dict["parameters"]) ^ set(self._core.state()[1])
+            raise ValueError(f"state_dict: parameters: expected this model's, differs in {sorted(difference)[:5]}")
+        vectors, steps = {}, {}
+        for name, entry in state_dict["parameters"].items():
+            for key, value in entry.items():
+                if key == "steps":
+                    steps[name] = value
+                else:
+                    side, vector = key.split(".", 1)
+                    vectors[name, side, vector] = (value["begin"], value["values"])
+        self._core.load_state(vectors, steps)
+        self._loss_scale = state_dict["loss_scale"]
+
+    def close(self) -> None:
+        """Finishes what is queued, stops the worker thread, gives the process group up. Idempotent. A later backward raises."""
+        self._core.close()
+        if self._group is not None and dist.is_initialized():
+            group, self._group = self._group, None
+            dist.destroy_process_group(group)
+
+    def _identity(self) -> dict[str, Any]:
+        return {"rank": self._core.rank, **{k: self._config[k] for k in ("world_size", "spec", "down", "exchange", "seed")}}
+
+    def __repr__(self) -> str:
+        return f"Hook({self._config['spec']}, exchange={self._config['exchange']!r}, rank {self._core.rank} of {self._core.world_size})"
+
+
+def attach(
+    ddp: DistributedDataParallel,
+    up: Spec | str | None = None,
+    down: Spec | str | None = None,
+    *,
+    exchange: str = "auto",
+    policy: None = None,
+    overrides: Mapping[str, Spec | str] | None = None,
+    exempt: Exempt = "default",
+    seed: int = 0,
+    timeout: float | datetime.timedelta = 300.0,
+) -> Hook:
+    """Replaces the all-reduce of ``ddp`` by a compressed average. Collective: every rank must call it with the same arguments.
+
+    Args:
+        ddp: a CPU ``DistributedDataParallel`` without a hook. Call before or between iterations.
+        up: what workers send: a mechanism or compressor, as object or text. None: the default, docs/tuning.md.
+        down: what the owners of shards send back in the sharded exchange. None: as ``up``.
+        exchange: ``"all_gather"`` (every rank gets every message), ``"sharded"`` (each part goes to its owner, who averages, compresses
+            again and sends it to all), ``"dense"`` (plain all-reduce). ``"auto"``: sharded for more than 4 ranks or if ``down`` is given;
+            all_gather otherwise. Specs that compress nothing (``Identity``) always travel dense.
+        policy: reserved; must be None.
+        overrides: spec by glob pattern of the parameter's name, first match counts, before ``exempt``: ``{"*.embed.*": "Identity()"}``.
+        exempt: parameters that travel uncompressed inside the same message. ``"default"``: ndim <= 1 or fewer than 2048 elements.
+            None: no parameter. A callable ``(name, parameter) -> bool`` in place of the rule. A sequence of glob patterns: these too.
+        seed: of the random numbers; the same on all ranks (they are independent by rank).
+        timeout: seconds (or timedelta) for each collective; a dead or hanging peer raises out of ``backward()`` within it.
+
+    Returns:
+        Hook: for statistics, checkpoints, switching off.
+
+    Raises:
+        TypeError, ValueError, SpecError: bad arguments, or ranks that disagree (the message names the difference, on every rank).
+        RuntimeError: a module whose hook would never be called or that already has one; says what to do instead. Nothing is changed.
+    """
+    check_attachable(ddp)
+    hook = prepare(ddp, up, down, exchange=exchange, policy=policy, overrides=overrides, exempt=exempt, seed=seed,
+                   timeout=timeout)
+    try:
+        hook._core.register(ddp.reducer)
+    except RuntimeError as error:
+        hook.close()
+        raise RuntimeError(f"attach: DDP did not take the hook: {str(error).splitlines()[0]}") from error
+    ddp.logger._set_comm_hook_name("torch_smoothquant")
+    _attached[ddp] = hook
+    return hook
+
+
+def prepare(
+    ddp: DistributedDataParallel,
+    up: Spec | str | None = None,
+    down: Spec | str | None = None,
+    *,
+    exchange: str = "auto",
+    policy: None = None,
+    overrides: Mapping[str, Spec | str] | None = None,
+    exempt: Exempt = "default",
+    seed: int = 0,
+    timeout: float | datetime.timedelta = 300.0,
+) -> Hook:
+    """As :func:`attach`, without registering anything: pass the result to ``ddp.register_comm_hook(hook, comm_hook)``, or call
+    :func:`comm_hook` from a Python hook of your own, to compose it with other steps."""
+    if not isinstance(ddp, DistributedDataParallel):
+        raise TypeError(f"ddp: expected a DistributedDataParallel, got {type(ddp).__name__}")
+    if policy is not None:
+        raise ValueError(f"policy: expected None (there are no policies yet), got {policy!r}")
+    if exchange not in _EXCHANGES:
+        raise ValueError(f"exchange: expected one of {', '.join(map(repr, _EXCHANGES))}, got {exchange!r}")
+    up_text = to_text(DEFAULT if up is None else up, "up")
+    down_text = up_text if down is None else to_text(down, "down")
+    seconds = _seconds(timeout)
+    world = dist.get_world_size(ddp.process_group)
+    if exchange == "auto":
+        exchange = "sharded" if down is not None or world > _SMALL_WORLD else "all_gather"
+    elif down is not None and exchange != "sharded":
+        raise ValueError(f"down: expected None with exchange={exchange!r} (only the sharded exchange sends averages), got {down_text}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed: expected 0 to 2**64 - 1, got {seed}")
+    parameters, exempted = _assign(ddp, up_text, down_text, overrides or {}, exempt)
+    config = {"spec": up_text, "down": down_text, "exchange": exchange, "seed": seed, "world_size": world,
+              "parameters": len(parameters), "exempt_parameters": exempted}
+    group = dist.new_group(dist.get_process_group_ranks(ddp.process_group), backend="gloo",
+                           timeout=datetime.timedelta(seconds=seconds), use_local_synchronization=True)
+    try:
+        core = _C.Hook(parameters, group.group_name, exchange, seed, bool(ddp.find_unused_parameters), seconds,
+                       fingerprint=f"spec {up_text} down {down_text}")
+    except BaseException:
+        dist.destroy_process_group(group)
+        raise
+    return Hook(core, config=config, group=group)
+
+
+def comm_hook(state: Hook, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """A Python DDP hook over the same C++ pipeline: ``ddp.register_comm_hook(prepare(ddp), comm_hook)``.
+
+    Returns the future of the bucket's mean; chain ``.then`` to compose. The callback runs on the hook's worker thread.
+    """
+    return state._core.run(bucket)
+
+
+def check_attachable(ddp: DistributedDataParallel) -> None:
+    """Raises if a hook on ``ddp`` would be ignored or is impossible; says what to do instead."""
+    if not isinstance(ddp, DistributedDataParallel):
+        raise TypeError(f"ddp: expected a DistributedDataParallel, got {type(ddp).__name__}: wrap the model first")
+    if ddp in _attached:
+        raise RuntimeError("attach: this module already has a torch_smoothquant hook; DDP takes one hook for its lifetime. "
+                           "Steer the existing one, or make a new DistributedDataParallel")
+    if getattr(ddp, "_use_python_reducer", False):
+        raise RuntimeError("attach: DDP was built under torch._dynamo.config.optimize_ddp = 'python_reducer', where a C++ hook is "
+                           "never called. Set it to True or 'python_reducer_without_compiled_forward' before DistributedDataParallel(...)")
+    if getattr(ddp, "mixed_precision", None) is not None:
+        raise RuntimeError("attach: DDP's mixed_precision= occupies the hook slot. Use torch.autocast instead")
+    if getattr(ddp, "_comm_hooks", None):
+        raise RuntimeError("attach: this module already has a communication hook. Make a new DistributedDataParallel, or compose: "
+                           "prepare(ddp) and comm_hook inside your own hook")
+    if getattr(ddp, "_delay_all_reduce_params", None) or getattr(ddp, "_delay_all_reduce_all_params", False):
+        raise RuntimeError("attach: delay_all_reduce_named_params takes parameters past the reducer, where no hook sees them. Build DDP without it")
+    if any(getattr(p, "_in_backward_optimizers", None) for p in ddp.module.parameters()):
+        raise RuntimeError("attach: _apply_optimizer_in_backward registers a hook of its own. Build the model without it")
+    for name, module in ddp.module.named_modules():
+        if getattr(module, "sparse", False) is True:
+            raise RuntimeError(f"attach: {name or type(module).__name__} makes sparse gradients, which are not supported. "
+                               "Build it with sparse=False")
+
+
+def _assign(ddp: DistributedDataParallel, up: str, down: str, overrides: Mapping[str, Spec | str],
+            exempt: Exempt) -> tuple[list[tuple[str, torch.Tensor, str, str]], int]:
+    """(name, parameter, up, down) of every parameter that DDP reduces, in the model's order; and how many are exempt."""
+    special = {pattern: to_text(spec, f"overrides[{pattern!r}]") for pattern, spec in overrides.items()}
+    rule = _exempt_rule(exempt)
+    ignored = set(getattr(ddp, "parameters_to_ignore", ()))
+    out: list[tuple[str, torch.Tensor, str, str]] = []
+    exempted = 0
+    used: set[str] = set()
+    for name, parameter in ddp.module.named_parameters():
+        if not parameter.requires_grad or name in ignored:
+            continue
+        pattern = next((p for p in special if fnmatchcase(name, p)), None)
+        if pattern is not None:
+            used.add(pattern)
+            out.append((name, parameter, special[pattern], special[pattern]))
+        elif rule(name, parameter):
+            exempted += 1
+            out.append((name, parameter, "Direct(Identity())", "Direct(Identity())"))
+        else:
+            out.append((name, parameter, up, down))
+    if unused := sorted(set(special) - used):
+        raise ValueError(f"overrides: expected patterns that match a parameter, got {unused}")
+    for name, parameter, *_ in out:
+        if parameter.device.type != "cpu":
+            raise RuntimeError(f"attach: parameter {name} is on {parameter.device}: only CPU models are supported until there are kernels for "
+                               "other devices")
+    return out, exempted
+
+
+def _exempt_rule(exempt: Exempt) -> Callable[[str, torch.nn.Parameter], bool]:
+    if exempt is None:
+        return lambda name, parameter: False
+    if callable(exempt):
+        return exempt
+    if exempt == "default":
+        return default_exempt
+    if isinstance(exempt, str) or not all(isinstance(pattern, str) for pattern in exempt):
+        raise ValueError(f"exempt: expected 'default', None, a callable or a sequence of glob patterns, got {exempt!r}")
+    patterns = tuple(exempt)
+    return lambda name, parameter: default_exempt(name, parameter) or any(fnmatchcase(name, p) for p in patterns)
+
+
+def _seconds(timeout: float | datetime.timedelta) -> float:
+    seconds = timeout.total_seconds() if isinstance(timeout, datetime.timedelta) else timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
+        raise ValueError(f"timeout: expected a positive number of seconds or a timedelta, got {timeout!r}")
+    return float(seconds)
