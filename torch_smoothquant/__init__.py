@@ -8,7 +8,7 @@ replaces DDP's all-reduce by a C++ communication hook. See README.md; names and 
 from __future__ import annotations
 
 import torch
-import torch.distributed  # loads the libraries that our extension is linked against  # noqa: F401
+import torch.distributed  # loads the libraries that our extension is linked against
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,6 @@ except ImportError as error:
                       "--no-build-isolation -e .), or start Python from another folder to use an installed copy") from error
 _check_build(built_for_torch, torch.__version__)  # before ._C: another torch's symbols would fail to link with less to read
 
-from . import _C  # noqa: E402
 from .endpoint import Receiver, Sender, WireError, decode, encode  # noqa: E402
 from .hook import Hook, attach, comm_hook, prepare  # noqa: E402
 from .spec import (  # noqa: E402

@@ -203,7 +203,8 @@ def prepare(
     group = dist.new_group(dist.get_process_group_ranks(ddp.process_group), backend="gloo",
                            timeout=datetime.timedelta(seconds=seconds), use_local_synchronization=True)
     try:
-        core = _C.Hook(parameters, group.group_name, exchange, seed, bool(ddp.find_unused_parameters), seconds,
+        hold_unused = bool(ddp.find_unused_parameters or getattr(ddp, "static_graph", False))
+        core = _C.Hook(parameters, group.group_name, exchange, seed, hold_unused, seconds,
                        fingerprint=f"spec {up_text} down {down_text}")
     except BaseException:
         dist.destroy_process_group(group)
@@ -235,7 +236,8 @@ def check_attachable(ddp: DistributedDataParallel) -> None:
         raise RuntimeError("attach: this module already has a communication hook. Make a new DistributedDataParallel, or compose: "
                            "prepare(ddp) and comm_hook inside your own hook")
     if getattr(ddp, "_delay_all_reduce_params", None) or getattr(ddp, "_delay_all_reduce_all_params", False):
-        raise RuntimeError("attach: delay_all_reduce_named_params takes parameters past the reducer, where no hook sees them. Build DDP without it")
+        raise RuntimeError("attach: delay_all_reduce_named_params takes parameters past the reducer, where no hook "
+                           "sees them. Build DDP without it")
     if any(getattr(p, "_in_backward_optimizers", None) for p in ddp.module.parameters()):
         raise RuntimeError("attach: _apply_optimizer_in_backward registers a hook of its own. Build the model without it")
     for name, module in ddp.module.named_modules():
@@ -269,8 +271,8 @@ def _assign(ddp: DistributedDataParallel, up: str, down: str, overrides: Mapping
         raise ValueError(f"overrides: expected patterns that match a parameter, got {unused}")
     for name, parameter, *_ in out:
         if parameter.device.type != "cpu":
-            raise RuntimeError(f"attach: parameter {name} is on {parameter.device}: only CPU models are supported until there are kernels for "
-                               "other devices")
+            raise RuntimeError(f"attach: parameter {name} is on {parameter.device}: only CPU models are supported "
+                               "until there are kernels for other devices")
     return out, exempted
 
 

@@ -1,6 +1,7 @@
-// The block quantizer's kernels on one thread, as ratios to memcpy of the same bucket. memcpy and kernel run in turns, so that what
-// the machine does besides hits both; the figure is the median of the ratios. Memory is touched first and asks for huge pages, so
-// that page faults are not measured. Usage: bench_kernels [substring of a case's name]
+// The block quantizer's kernels on one thread, as ratios to memcpy of the same bucket. memcpy and kernel run in turns,
+// so that what the machine does besides hits both; the figure is the median of the ratios. Memory is touched first and
+// asks for huge pages, so that page faults are not measured. The last column is memcpy's own ns/element. Usage:
+// bench_kernels [substring of a case's name]
 #include <benchmark/benchmark.h>
 #include <sys/mman.h>
 
@@ -31,7 +32,6 @@ struct Free {
 template <class T>
 using Array = std::unique_ptr<T[], Free>;
 
-// `skew` bytes keep arrays from sharing cache sets, as arrays that all start at a huge page would.
 template <class T>
 Array<T> allocate(size_t count) {
   constexpr size_t kHugePage = size_t{1} << 21;
@@ -55,12 +55,6 @@ double median(std::vector<double> v) {
   return v[v.size() / 2];
 }
 
-struct Case {
-  std::string name;
-  QuantizerParams params;
-  Form form = Form::kPlain;
-};
-
 class Bench {
  public:
   Bench() {
@@ -75,7 +69,8 @@ class Bench {
   void run(const char* target, const std::string& filter) {
     force_simd_target(target);
     const auto encode = [&](const char* name, int bits, Rounding rounding, Form form) {
-      if (std::string(name).find(filter) != std::string::npos) quantizing(target, name, {bits, 256, rounding, 1.0f}, form);
+      if (std::string(name).find(filter) != std::string::npos)
+        quantizing(target, name, {bits, 256, rounding, 1.0f}, form);
     };
     encode("quantize 4 bits unbiased, residual", 4, Rounding::kStochastic, Form::kResidual);
     encode("quantize 4 bits unbiased, plain", 4, Rounding::kStochastic, Form::kPlain);
@@ -94,17 +89,18 @@ class Bench {
  private:
   // Times `run` against memcpy, warm.
   void measure(const char* target, const std::string& name, const std::function<void()>& run) {
-    std::vector<double> times, ratios;
+    std::vector<double> times, ratios, copies;
     run();
     for (int i = 0; i < kRepetitions; ++i) {
       const double copy = seconds([&] { std::memcpy(copy_.get(), x_.get(), kElements * sizeof(float)); });
+      copies.push_back(copy);
       times.push_back(seconds(run));
       ratios.push_back(times.back() / copy);
     }
     const double time = median(times), best = *std::min_element(times.begin(), times.end());
-    std::printf("%-6s %-38s %6.3f ns/element (best %6.3f) %6.2f GB/s  %5.2f x memcpy\n", target, name.c_str(),
+    std::printf("%-6s %-38s %6.3f ns/element (best %6.3f) %6.2f GB/s  %5.2f x memcpy (%5.3f)\n", target, name.c_str(),
                 time * 1e9 / double(kElements), best * 1e9 / double(kElements), 4e-9 * double(kElements) / time,
-                median(ratios));
+                median(ratios), median(copies) * 1e9 / double(kElements));
     std::fflush(stdout);
   }
 
@@ -124,7 +120,8 @@ class Bench {
     std::vector<uint8_t> payload(quantizer_bytes(kChecked, params.bits, params.block)), expected(payload.size());
     for (int step = 0; step < 2; ++step) {
       quantize(params, form, {x_.get(), DType::kFloat32, kChecked}, state.data(), kKey, 0, payload.data());
-      scalar::quantize(params, form, {x_.get(), DType::kFloat32, kChecked}, expected_state.data(), kKey, 0, expected.data());
+      scalar::quantize(params, form, {x_.get(), DType::kFloat32, kChecked}, expected_state.data(), kKey, 0,
+                       expected.data());
       if (payload == expected && state == expected_state) continue;
       std::fprintf(stderr, "the kernel differs from the oracle\n");
       std::exit(1);
@@ -143,12 +140,14 @@ class Bench {
       if (name.find(filter) != std::string::npos) measure(target, name, run);
     };
     for (const size_t count : {1, 2, 4, 8}) {
-      take("dequantize_mean 4 bits, " + std::to_string(count) + " messages",
-           [&] { dequantize_mean(params, messages, count, {state_.get(), DType::kFloat32, kElements}); });
+      take("dequantize_mean 4 bits, " + std::to_string(count) + " messages", [&] {
+        dequantize_mean(params, messages, count, {state_.get(), DType::kFloat32, kElements});
+      });
     }
     std::memset(state_.get(), 0, kElements * sizeof(float));
-    take("dequantize_add 4 bits",
-         [&] { dequantize_add(params, messages[0], kElements, 0.5, {state_.get(), DType::kFloat32, kElements}); });
+    take("dequantize_add 4 bits", [&] {
+      dequantize_add(params, messages[0], kElements, 0.5, {state_.get(), DType::kFloat32, kElements});
+    });
     take("valid_payload 4 bits", [&] { benchmark::DoNotOptimize(valid_payload(params, messages[0], kElements)); });
     take("all_finite", [&] { benchmark::DoNotOptimize(all_finite({x_.get(), DType::kFloat32, kElements})); });
   }

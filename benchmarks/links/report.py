@@ -22,11 +22,10 @@ def link_table(result: LinkResult) -> str:
             f"{m.first_loss:.3f} -> {m.last_loss:.3f}",
         ])
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        + " |"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append(f"| {' | '.join(cells)} |")
     rule = "|" + "|".join("-" * (w + 2) if i < 2 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     head = (f"{result.link}: raw rate {result.raw_bits_per_second / 1e6:,.0f} Mbit/s of payload (one Gloo transfer); "
             f"forward + backward without communication {1000 * result.compute_seconds:.0f} ms; weights of both ranks "
@@ -37,10 +36,10 @@ def link_table(result: LinkResult) -> str:
 def legend(settings: Settings, results: Sequence[LinkResult]) -> str:
     """What the columns mean."""
     lines = [
-        f"MLP {'-'.join(map(str, settings.layers))}, {results[0].parameters:,} parameters, batch {settings.batch} per rank, "
-        + f"2 ranks, one core each; {settings.rounds} rounds of {settings.steps} steps, methods take turns.",
-        "step ms: median over all timed steps. x plain: median over rounds of the ratio to plain DDP in the same round.",
-        "bytes: counters of the veth, headers included, mean of both ranks. counted: the hook's stats(), payload alone.",
+        f"MLP {'-'.join(map(str, settings.layers))}, {results[0].parameters:,} parameters, batch {settings.batch} per "
+        + f"rank, 2 ranks, one core each; {settings.rounds} rounds of {settings.steps} steps, methods take turns.",
+        "step ms: median over all timed steps. x plain: median over rounds of the ratio to plain DDP in that round.",
+        "bytes: counters of the veth, with headers, mean of both ranks. counted: the hook's stats(), payload alone.",
     ]
     specs = {m.label: m.spec for result in results for m in result.measurements if m.spec not in (None, m.method)}
     return "\n".join([*lines, *[f"{label} = {spec}" for label, spec in specs.items()]])

@@ -1,7 +1,7 @@
 """One rank of the benchmark: every method in the same process, taking turns, so that drift hits all of them alike.
 
-Started by `__main__` inside a namespace, with RANK, WORLD_SIZE and GLOO_SOCKET_IFNAME in the environment. The ranks meet
-in a FileStore (namespaces share the file system), so that nothing but Gloo uses the link.
+Started by `__main__` inside a namespace, with RANK, WORLD_SIZE and GLOO_SOCKET_IFNAME in the environment. The ranks
+meet in a FileStore (namespaces share the file system), so that nothing but Gloo uses the link.
 """
 
 from __future__ import annotations

@@ -12,9 +12,11 @@ namespace tsq {
 
 namespace {
 
-EndpointConfig make_config(const std::string& spec, int64_t numel, int64_t world_size, at::ScalarType type, uint64_t seed) {
+EndpointConfig make_config(const std::string& spec, int64_t numel, int64_t world_size, at::ScalarType type,
+                           uint64_t seed) {
   if (numel < 0) throw ArgumentError(concat("numel: expected 0 or more, got ", numel));
-  if (world_size < 1 || world_size > UINT32_MAX) throw ArgumentError(concat("world_size: expected 1 or more, got ", world_size));
+  if (world_size < 1 || world_size > UINT32_MAX)
+    throw ArgumentError(concat("world_size: expected 1 or more, got ", world_size));
   const auto dtype = to_dtype(type);
   if (!dtype) throw ArgumentError(concat("dtype: expected float32, float64, float16 or bfloat16, got ", type));
   return {parse_mechanism(spec), static_cast<size_t>(numel), static_cast<uint32_t>(world_size), *dtype, seed};
@@ -22,7 +24,8 @@ EndpointConfig make_config(const std::string& spec, int64_t numel, int64_t world
 
 Sender make_sender(const std::string& spec, int64_t numel, int64_t rank, int64_t world_size, at::ScalarType type,
                    uint64_t seed) {
-  if (rank < 0 || rank >= world_size) throw ArgumentError(concat("rank: expected 0 to ", world_size - 1, ", got ", rank));
+  if (rank < 0 || rank >= world_size)
+    throw ArgumentError(concat("rank: expected 0 to ", world_size - 1, ", got ", rank));
   return Sender(make_config(spec, numel, world_size, type, seed), static_cast<uint32_t>(rank));
 }
 
@@ -91,8 +94,8 @@ void load_state(Sender& sender, const std::map<std::string, at::Tensor>& state, 
       if (found == state.end()) throw ArgumentError(concat("state: expected '", names[i], "', not there"));
       const View given = view_of(found->second, names[i]);
       if (given.numel != view.numel || given.dtype != view.dtype)
-        throw ArgumentError(concat("state '", names[i], "': expected ", view.numel, " elements of ", name_of(view.dtype),
-                                ", got ", given.numel, " of ", name_of(given.dtype)));
+        throw ArgumentError(concat("state '", names[i], "': expected ", view.numel, " elements of ",
+                                   name_of(view.dtype), ", got ", given.numel, " of ", name_of(given.dtype)));
       if (write && view.numel) std::memcpy(view.data, given.data, view.numel * size_of(view.dtype));
     }
   }

@@ -1,9 +1,9 @@
 // Hook: attach to a Reducer, or be called from a Python hook; state in and out as tensors.
 #include "bindings/module.h"
 
+#include <torch/csrc/jit/python/pybind_utils.h>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
-#include <torch/csrc/jit/python/pybind_utils.h>
 
 #include "common/error.h"
 #include "hook/comm_hook.h"
@@ -33,7 +33,8 @@ std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const 
   config.fingerprint = fingerprint;
   const std::chrono::milliseconds timeout(static_cast<int64_t>(timeout_seconds * 1000));
   auto hook = make_hook(list, config, c10d::resolve_process_group(group_name), timeout);
-  // The last owner may hold Python's lock while a callback of a queued bucket's future waits for it: give it up to join the worker.
+  // The last owner may hold Python's lock while a callback of a queued bucket's future waits for it: give it up to join
+  // the worker.
   return {hook.get(), [hook](Hook*) mutable {
             if (Py_IsInitialized() && PyGILState_Check()) {
               py::gil_scoped_release no_gil;
@@ -104,8 +105,8 @@ void load_state(Hook& hook, const std::map<StateKey, std::pair<size_t, at::Tenso
         const View given = view_of(tensor, shown.c_str());
         if (begin != ref.begin || given.numel != ref.view.numel || given.dtype != ref.view.dtype)
           throw ArgumentError(concat("state_dict: ", shown, ": expected ", ref.view.numel, " elements of ",
-                                  name_of(ref.view.dtype), " from ", ref.begin, ", got ", given.numel, " of ",
-                                  name_of(given.dtype), " from ", begin));
+                                     name_of(ref.view.dtype), " from ", ref.begin, ", got ", given.numel, " of ",
+                                     name_of(given.dtype), " from ", begin));
         if (write) std::memcpy(ref.view.data, given.data, given.numel * size_of(given.dtype));
       }
       for (size_t i = 0; i < averager.parameters().size(); ++i) {
@@ -123,20 +124,29 @@ void load_state(Hook& hook, const std::map<StateKey, std::pair<size_t, at::Tenso
 void bind_hook(py::module_& m) {
   using no_gil = py::call_guard<py::gil_scoped_release>;
   py::class_<Hook, std::shared_ptr<Hook>>(m, "Hook")
-      .def(py::init(&make), no_gil(), py::arg("parameters"), py::arg("group_name"), py::arg("exchange"), py::arg("seed"),
-           py::arg("hold_unused"), py::arg("timeout"), py::arg("fingerprint"))
-      .def("register", [](const std::shared_ptr<Hook>& hook, const std::shared_ptr<c10d::Reducer>& reducer) {
-             reducer->register_comm_hook(std::make_unique<ReducerHook>(hook));
-           }, no_gil())
-      .def("run", [](Hook& hook, c10d::GradBucket& bucket) {
-             return std::make_shared<torch::jit::PythonFutureWrapper>(hook.run(bucket));
-           }, no_gil())
+      .def(py::init(&make), no_gil(), py::arg("parameters"), py::arg("group_name"), py::arg("exchange"),
+           py::arg("seed"), py::arg("hold_unused"), py::arg("timeout"), py::arg("fingerprint"))
+      .def(
+          "register",
+          [](const std::shared_ptr<Hook>& hook, const std::shared_ptr<c10d::Reducer>& reducer) {
+            reducer->register_comm_hook(std::make_unique<ReducerHook>(hook));
+          },
+          no_gil())
+      .def(
+          "run",
+          [](Hook& hook, c10d::GradBucket& bucket) {
+            return std::make_shared<torch::jit::PythonFutureWrapper>(hook.run(bucket));
+          },
+          no_gil())
       .def("stats", &stats)
       .def("state", &state, no_gil())
       .def("load_state", &load_state, no_gil())
-      .def("scale_state", [](Hook& hook, double factor) {
-             hook.between_buckets([&](Averager& averager) { averager.scale_state(factor); });
-           }, no_gil())
+      .def(
+          "scale_state",
+          [](Hook& hook, double factor) {
+            hook.between_buckets([&](Averager& averager) { averager.scale_state(factor); });
+          },
+          no_gil())
       .def("set_enabled", &Hook::set_enabled, no_gil())
       .def("close", &Hook::close, no_gil())
       .def_property_readonly("enabled", &Hook::enabled)

@@ -13,18 +13,21 @@ namespace tsq {
 View view_of(const at::Tensor& tensor, const char* name) {
   const auto dtype = to_dtype(tensor.scalar_type());
   if (!dtype)
-    throw ArgumentError(concat(name, ": expected dtype float32, float64, float16 or bfloat16, got ", tensor.scalar_type()));
-  if (!tensor.device().is_cpu()) throw ArgumentError(concat(name, ": expected device cpu, got ", tensor.device().str()));
+    throw ArgumentError(
+        concat(name, ": expected dtype float32, float64, float16 or bfloat16, got ", tensor.scalar_type()));
+  if (!tensor.device().is_cpu())
+    throw ArgumentError(concat(name, ": expected device cpu, got ", tensor.device().str()));
   if (tensor.layout() != at::kStrided) throw ArgumentError(concat(name, ": expected a dense tensor, got a sparse one"));
   if (!tensor.is_contiguous())
-    throw ArgumentError(concat(name, ": expected a contiguous tensor, got strides ", tensor.strides(), "; call .contiguous()"));
+    throw ArgumentError(
+        concat(name, ": expected a contiguous tensor, got strides ", tensor.strides(), "; call .contiguous()"));
   return {tensor.data_ptr(), *dtype, static_cast<size_t>(tensor.numel())};
 }
 
 Bytes bytes_of(const at::Tensor& tensor, const char* name) {
   if (tensor.scalar_type() != at::kByte || tensor.dim() != 1 || !tensor.is_contiguous() || !tensor.device().is_cpu())
     throw ArgumentError(concat(name, ": expected a contiguous 1-D uint8 tensor on the cpu, got ", tensor.dim(), "-D ",
-                            tensor.scalar_type(), " on ", tensor.device().str()));
+                               tensor.scalar_type(), " on ", tensor.device().str()));
   return {tensor.const_data_ptr<uint8_t>(), static_cast<size_t>(tensor.numel())};
 }
 

@@ -1,4 +1,5 @@
-// The spec grammar for Python: text -> nested plain objects, validation, and the open questions one may ask a compressor.
+// The spec grammar for Python: text -> nested plain objects, validation, and the open questions one may ask a
+// compressor.
 #include "bindings/module.h"
 #include "common/error.h"
 #include "compressors/registry.h"
@@ -13,17 +14,23 @@ namespace {
 /// A call becomes (name, [(argument name or "", value), ...]); everything else the Python object it looks like.
 py::object to_python(const Value& value) {
   switch (value.kind) {
-    case Value::Kind::kNone: return py::none();
-    case Value::Kind::kBool: return py::bool_(value.boolean);
-    case Value::Kind::kInt: return py::int_(value.integer);
-    case Value::Kind::kFloat: return py::float_(value.number);
-    case Value::Kind::kString: return py::str(value.text);
+    case Value::Kind::kNone:
+      return py::none();
+    case Value::Kind::kBool:
+      return py::bool_(value.boolean);
+    case Value::Kind::kInt:
+      return py::int_(value.integer);
+    case Value::Kind::kFloat:
+      return py::float_(value.number);
+    case Value::Kind::kString:
+      return py::str(value.text);
     case Value::Kind::kList: {
       py::list items;
       for (const Value& item : value.items) items.append(to_python(item));
       return items;
     }
-    case Value::Kind::kCall: break;
+    case Value::Kind::kCall:
+      break;
   }
   py::list arguments;
   for (const Argument& a : value.arguments) arguments.append(py::make_tuple(a.name, to_python(a.value)));

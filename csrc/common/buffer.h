@@ -24,11 +24,11 @@ class Buffer {
 
  private:
   struct Free {
-    void operator()(uint8_t* p) const { ::operator delete(p, std::align_val_t{kAlignment}); }
+    void operator()(uint8_t* p) const { ::operator delete (p, std::align_val_t{kAlignment}); }
   };
 
   static uint8_t* allocate(size_t bytes) {
-    auto* p = static_cast<uint8_t*>(::operator new(bytes ? bytes : 1, std::align_val_t{kAlignment}));
+    auto* p = static_cast<uint8_t*>(::operator new (bytes ? bytes : 1, std::align_val_t{kAlignment}));
     std::memset(p, 0, bytes);
     return p;
   }

@@ -8,7 +8,8 @@
 
 namespace tsq {
 
-static_assert(std::endian::native == std::endian::little, "the wire format is little-endian and so are all supported hosts");
+static_assert(std::endian::native == std::endian::little,
+              "the wire format is little-endian and so are all supported hosts");
 
 using Bytes = std::span<const uint8_t>;
 using MutableBytes = std::span<uint8_t>;

@@ -67,10 +67,14 @@ struct Element<DType::kBFloat16> {
 template <class F>
 decltype(auto) with_element(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::kFloat64: return f(Element<DType::kFloat64>{});
-    case DType::kFloat16: return f(Element<DType::kFloat16>{});
-    case DType::kBFloat16: return f(Element<DType::kBFloat16>{});
-    case DType::kFloat32: break;
+    case DType::kFloat64:
+      return f(Element<DType::kFloat64>{});
+    case DType::kFloat16:
+      return f(Element<DType::kFloat16>{});
+    case DType::kBFloat16:
+      return f(Element<DType::kBFloat16>{});
+    case DType::kFloat32:
+      break;
   }
   return f(Element<DType::kFloat32>{});
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include "common/error.h"
 
@@ -145,7 +146,8 @@ class Parser {
     if (const auto [p, error] = std::from_chars(first, last, value.integer); error == std::errc{} && p == last) {
       value.kind = Value::Kind::kInt;
       value.number = static_cast<double>(value.integer);
-    } else if (const auto [q, e] = std::from_chars(first, last, value.number); e == std::errc{} && q == last) {
+    } else if (const auto [q, e] = std::from_chars(first, last, value.number);
+               e == std::errc{} && q == last && std::isfinite(value.number)) {
       value.kind = Value::Kind::kFloat;
     } else {
       fail(concat("'", text_.substr(at_, end - at_), "' is not a number"));
@@ -166,13 +168,32 @@ void throw_spec(std::string_view text, size_t column, const std::string& message
   throw SpecError(concat(message, " (column ", column, ")\n  ", text, "\n  ", std::string(column - 1, ' '), "^"));
 }
 
+namespace {
+
+/// The fewest digits that read back as this number, and as a float.
+std::string shortest(double number) {
+  char digits[32];
+  const auto end = std::to_chars(digits, digits + sizeof digits, number).ptr;
+  std::string out(digits, end);
+  return out.find_first_of(".e") == std::string::npos ? out + ".0" : out;
+}
+
+}  // namespace
+
 std::string to_string(const Value& value) {
   switch (value.kind) {
-    case Value::Kind::kNone: return "None";
-    case Value::Kind::kBool: return value.boolean ? "True" : "False";
-    case Value::Kind::kInt: return std::to_string(value.integer);
-    case Value::Kind::kFloat: return concat(value.number);
-    case Value::Kind::kString: return concat("'", value.text, "'");
+    case Value::Kind::kNone:
+      return "None";
+    case Value::Kind::kBool:
+      return value.boolean ? "True" : "False";
+    case Value::Kind::kInt:
+      return std::to_string(value.integer);
+    case Value::Kind::kFloat:
+      return shortest(value.number);
+    case Value::Kind::kString: {
+      const char* quote = value.text.find('\'') == std::string::npos ? "'" : "\"";  // no string has both
+      return concat(quote, value.text, quote);
+    }
     case Value::Kind::kList: {
       std::string out = "[";
       for (const Value& item : value.items) out += (out.size() > 1 ? ", " : "") + to_string(item);
@@ -246,7 +267,8 @@ const Value& Arguments::call(const char* name) {
 
 void Arguments::finish() const {
   for (size_t i = 0; i < values_.size(); ++i)
-    if (values_[i]) throw_spec(text_, values_[i]->column, concat(call_.text, ": argument '", order_[i], "' was not read"));
+    if (values_[i])
+      throw_spec(text_, values_[i]->column, concat(call_.text, ": argument '", order_[i], "' was not read"));
 }
 
 }  // namespace tsq

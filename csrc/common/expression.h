@@ -27,9 +27,9 @@ struct Value {
   size_t column = 1;
   bool boolean = false;
   int64_t integer = 0;
-  double number = 0;             ///< also set for kInt
-  std::string text;              ///< the string, or the name of the call
-  std::vector<Value> items;      ///< of a list
+  double number = 0;                ///< also set for kInt
+  std::string text;                 ///< the string, or the name of the call
+  std::vector<Value> items;         ///< of a list
   std::vector<Argument> arguments;  ///< of a call
 };
 
@@ -38,7 +38,8 @@ struct Argument {
   Value value;
 };
 
-/// Parses all of `text`. Throws SpecError with the column and a marked copy of the text. Nesting is limited to 32 levels.
+/// Parses all of `text`. Throws SpecError with the column and a marked copy of the text. Nesting is limited to 32
+/// levels.
 Value parse_expression(std::string_view text);
 
 /// Throws SpecError: `message`, then `text` with a caret under `column`.
@@ -47,15 +48,17 @@ Value parse_expression(std::string_view text);
 /// The value as text: what parse_expression reads back.
 std::string to_string(const Value& value);
 
-/// Matches the arguments of one call with its parameters. Each getter names its parameter and takes it; `finish` rejects what is left.
+/// Matches the arguments of one call with its parameters. Each getter names its parameter and takes it; `finish`
+/// rejects what is left.
 class Arguments {
  public:
   /// `text`: the whole spec, for error messages; must outlive this. `order`: parameter names, in positional order.
   Arguments(std::string_view text, const Value& call, std::vector<std::string> order);
 
   int64_t integer(const char* name, int64_t fallback, int64_t low, int64_t high);
-  std::optional<std::string> choice(const char* name, const std::vector<std::string>& choices);  ///< None or one of them
-  const Value& call(const char* name);  ///< required
+  std::optional<std::string> choice(const char* name,
+                                    const std::vector<std::string>& choices);  ///< None or one of them
+  const Value& call(const char* name);                                         ///< required
   void finish() const;
 
   [[noreturn]] void fail(const Value& at, const char* name, const std::string& expected) const;

@@ -19,7 +19,8 @@ struct BFloat16 {
 
 constexpr float to_float(Half half) {
   constexpr uint32_t kExponent = 0x7C00u << 13;
-  const uint32_t magnitude = (half.bits & 0x7FFFu) << 13;  // the fields in float32's places, exponent still biased by 15
+  const uint32_t magnitude = (half.bits & 0x7FFFu)
+                             << 13;  // the fields in float32's places, exponent still biased by 15
   const uint32_t exponent = magnitude & kExponent;
   const uint32_t normal = magnitude + ((127u - 15u) << 23) + (exponent == kExponent ? (128u - 16u) << 23 : 0u);
   // A denormal m * 2^-24: put m into the mantissa of 2^-14 and take 2^-14 away, which is exact.

@@ -1,5 +1,5 @@
-// Philox4x32 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and the key of a stream.
-// A counter-based generator: the dither of an element is a pure function of where the element stands.
+// Philox4x32 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and the key of a
+// stream. A counter-based generator: the dither of an element is a pure function of where the element stands.
 #pragma once
 
 #include <array>

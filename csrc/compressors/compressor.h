@@ -31,7 +31,8 @@ struct Class {
 class Compressor;
 using CompressorPtr = std::shared_ptr<const Compressor>;
 
-/// Immutable and thread-safe. Encoding is a pure function of (x, state, key): the same bytes on every machine and thread count.
+/// Immutable and thread-safe. Encoding is a pure function of (x, state, key): the same bytes on every machine and
+/// thread count.
 class Compressor {
  public:
   virtual ~Compressor() = default;
@@ -44,8 +45,8 @@ class Compressor {
 
   virtual Class class_of(size_t n) const = 0;
 
-  /// This compressor with its open choices made for a mechanism that needs a contractive map (error feedback) or one that averages
-  /// plain messages and wants an unbiased map where there is a choice. What was chosen by the user stays.
+  /// This compressor with its open choices made for a mechanism that needs a contractive map (error feedback) or one
+  /// that averages plain messages and wants an unbiased map where there is a choice. What was chosen by the user stays.
   virtual CompressorPtr as_contractive() const = 0;
   virtual CompressorPtr as_unbiased() const = 0;
 
@@ -70,18 +71,20 @@ class Compressor {
   /// m = C(x - h); h = h + m, in one sweep (EF21, DIANA, 3PC). h has state_dtype(x.dtype).
   virtual Encoded encode_shifted(ConstView x, View h, const EncodeKey& key, MutableBytes out) const = 0;
 
-  /// Throws WireError unless `in` is a legal payload for n elements of `dtype`. The decoders below may only be given valid payloads.
+  /// Throws WireError unless `in` is a legal payload for n elements of `dtype`. The decoders below may only be given
+  /// valid payloads.
   virtual void validate(Bytes in, uint64_t n, DType dtype) const = 0;
 
   /// acc += scale * decode(in); `dtype` is the message's, acc is float32 or float64.
   virtual void decode_add(Bytes in, DType dtype, double scale, View acc) const = 0;
 
-  /// out = (decode(in[0]) + decode(in[1]) + ...) / in.size(): added in this order in state_dtype(out.dtype), divided once,
-  /// rounded once. out.dtype is the message's dtype.
+  /// out = (decode(in[0]) + decode(in[1]) + ...) / in.size(): added in this order in state_dtype(out.dtype), divided
+  /// once, rounded once. out.dtype is the message's dtype.
   virtual void decode_mean(std::span<const Bytes> in, View out) const = 0;
 };
 
-/// The compressor that reads sections of this format (the format fixes the decoder; how it was encoded does not matter).
+/// The compressor that reads sections of this format (the format fixes the decoder; how it was encoded does not
+/// matter).
 CompressorPtr decoder_for(const wire::Format& format);
 
 }  // namespace tsq

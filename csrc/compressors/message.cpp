@@ -48,8 +48,7 @@ void decode_message(const wire::Message& message, View out) {
 void fill_nan(View out) {
   with_element(out.dtype, [&](auto element) {
     using E = decltype(element);
-    for (size_t i = 0; i < out.numel; ++i)
-      E::store(out.data, i, std::numeric_limits<typename E::State>::quiet_NaN());
+    for (size_t i = 0; i < out.numel; ++i) E::store(out.data, i, std::numeric_limits<typename E::State>::quiet_NaN());
   });
 }
 

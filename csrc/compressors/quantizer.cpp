@@ -26,7 +26,8 @@ kernels::QuantizerParams make_params(const Quantizer::Config& config) {
 }  // namespace
 
 Quantizer::Quantizer(const Config& config) : config_(config), params_(make_params(config)) {
-  if (config.bits < 1 || config.bits > 8) throw ArgumentError(concat("Quantizer: bits: expected 1 to 8, got ", config.bits));
+  if (config.bits < 1 || config.bits > 8)
+    throw ArgumentError(concat("Quantizer: bits: expected 1 to 8, got ", config.bits));
   if (config.block < 32 || config.block > 4096 || (config.block & (config.block - 1)))
     throw ArgumentError(concat("Quantizer: block: expected a power of two from 32 to 4096, got ", config.block));
   if (config.levels == QuantizerLevels::kFit && config.stochastic.value_or(false))
@@ -43,8 +44,8 @@ std::string Quantizer::spec() const {
 
 wire::Format Quantizer::format() const {
   const bool fit = params_.rounding == kernels::Rounding::kFit;
-  return {wire::Codec::kQuantizer, static_cast<uint8_t>(config_.bits), fit ? wire::Levels::kFit : wire::Levels::kUnbiased,
-          config_.block};
+  return {wire::Codec::kQuantizer, static_cast<uint8_t>(config_.bits),
+          fit ? wire::Levels::kFit : wire::Levels::kUnbiased, config_.block};
 }
 
 Class Quantizer::class_of(size_t n) const {
@@ -52,12 +53,15 @@ Class Quantizer::class_of(size_t n) const {
   const double others = static_cast<double>(std::min<size_t>(config_.block, std::max<size_t>(n, 1)) - 1);
   const double nearest = 1.0 / (1.0 + others / (4.0 * s * s));
   switch (params_.rounding) {
-    case kernels::Rounding::kNearest: return {.omega = std::nullopt, .alpha = nearest};
+    case kernels::Rounding::kNearest:
+      return {.omega = std::nullopt, .alpha = nearest};
     case kernels::Rounding::kFit:
       return {.omega = std::nullopt, .alpha = config_.bits == 1 ? 1.0 / (others + 1.0) : nearest};
-    case kernels::Rounding::kStochastic: break;
+    case kernels::Rounding::kStochastic:
+      break;
   }
-  const double omega = 0.5 * (std::sqrt(1.0 + others / (s * s)) - 1.0);
+  // One bit has no level at zero: a block with one non-zero element attains B - 1.
+  const double omega = config_.bits == 1 ? others : 0.5 * (std::sqrt(1.0 + others / (s * s)) - 1.0);
   if (params_.shrink != 1.0f) return {.omega = std::nullopt, .alpha = 1.0 / (1.0 + omega)};
   return {.omega = omega, .alpha = omega < 1.0 ? std::optional(1.0 - omega) : std::nullopt};
 }
@@ -106,7 +110,8 @@ void Quantizer::validate(Bytes in, uint64_t n, DType dtype) const {
   if (n > 8 * uint64_t{in.size()} || max_bytes(n, dtype) != in.size())
     throw_wire("bytes", concat("those of ", n, " elements of ", spec()), in.size());
   if (!kernels::valid_payload(params_, in.data(), n))
-    throw WireError(concat("bad message: payload of ", spec(), ": expected finite scales and legal codes, found others"));
+    throw WireError(
+        concat("bad message: payload of ", spec(), ": expected finite scales and legal codes, found others"));
 }
 
 void Quantizer::decode_add(Bytes in, DType, double scale, View acc) const {

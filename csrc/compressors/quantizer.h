@@ -1,10 +1,12 @@
-// Quantizer(bits, block, levels, rounding): fixed-width codes, one scale per block. Format: docs/wire_format.md, codec 1.
+// Quantizer(bits, block, levels, rounding): fixed-width codes, one scale per block. Format: docs/wire_format.md,
+// codec 1.
 //
 //   levels "unbiased": symmetric grid up to the block's maximum, stochastic rounding:  U(omega),
 //       omega = (sqrt(1 + (B-1)/s^2) - 1) / 2, s = 2^(bits-1) - 1 (1/2 for one bit): the exact supremum over inputs.
-//       Unscaled it is also B(1 - omega) where omega < 1; with `shrink` = 1/(1+omega) it is B(1/(1+omega)) for every width.
-//       rounding "nearest": B(1 / (1 + (B-1)/(4 s^2))).
-//   levels "fit": 2^bits codes, nearest, the better of two grids per block and the least-squares scale <x,q>/<q,q>, hence
+//       Unscaled it is also B(1 - omega) where omega < 1; with `shrink` = 1/(1+omega) it is B(1/(1+omega)) for every
+//       width. rounding "nearest": B(1 / (1 + (B-1)/(4 s^2))).
+//   levels "fit": 2^bits codes, nearest, the better of two grids per block and the least-squares scale <x,q>/<q,q>,
+//   hence
 //       |x - s q|^2 = |x|^2 - <x,q>^2/|q|^2: never worse than "nearest" (one bit: B(1/B)).
 // Derivations: algorithm "random dithering with max norm", docs/algorithms.md.
 #pragma once
@@ -34,8 +36,8 @@ class Quantizer final : public Compressor {
   std::string spec() const override;
   wire::Format format() const override;
   Class class_of(size_t n) const override;
-  /// levels None -> fit (unless stochastic rounding was asked for). An unbiased grid with omega >= 1 has no guarantee inside error
-  /// feedback and is shrunk by 1/(1+omega); below that it is contractive as it is and is left alone.
+  /// levels None -> fit (unless stochastic rounding was asked for). An unbiased grid with omega >= 1 has no guarantee
+  /// inside error feedback and is shrunk by 1/(1+omega); below that it is contractive as it is and is left alone.
   CompressorPtr as_contractive() const override;
   CompressorPtr as_unbiased() const override;  ///< levels None -> unbiased
   size_t max_bytes(size_t n, DType dtype) const override;

@@ -14,13 +14,13 @@ namespace tsq {
 struct Traffic {
   uint64_t collectives = 0;
   uint64_t handed_bytes = 0;  ///< sizes of the buffers given to collectives by this rank
-  uint64_t wire_bytes = 0;    ///< bytes that leave this rank: all_gather (W-1) * own, all_to_all what goes to others, all_reduce
-                              ///< 2 (W-1)/W * own (a ring)
+  uint64_t wire_bytes = 0;    ///< bytes that leave this rank: all_gather (W-1) * own, all_to_all what goes to others,
+                            ///< all_reduce 2 (W-1)/W * own (a ring)
 };
 
-/// Collectives over `size()` ranks. Blocking; throws what the transport throws (time-outs included), after which the object must
-/// not be used again. Every rank must make the same calls in the same order with matching sizes. One caller at a time, except
-/// traffic(), which may be called from any thread.
+/// Collectives over `size()` ranks. Blocking; throws what the transport throws (time-outs included), after which the
+/// object must not be used again. Every rank must make the same calls in the same order with matching sizes. One caller
+/// at a time, except traffic(), which may be called from any thread.
 class Exchange {
  public:
   virtual ~Exchange() = default;
@@ -32,10 +32,11 @@ class Exchange {
   void all_gather(Bytes mine, MutableBytes all);
 
   /// Rank r gets the r-th part of `send` (send_sizes[r] bytes) and puts it where recv_sizes says. Neither side empty.
-  void all_to_all(Bytes send, std::span<const size_t> send_sizes, MutableBytes recv, std::span<const size_t> recv_sizes);
+  void all_to_all(Bytes send, std::span<const size_t> send_sizes, MutableBytes recv,
+                  std::span<const size_t> recv_sizes);
 
-  /// x = mean over ranks, in place, in x's dtype: multiplied by 1/size() first and then summed, the order of the sum being the
-  /// transport's, so that over a process group the bits are those of DDP without a hook.
+  /// x = mean over ranks, in place, in x's dtype: multiplied by 1/size() first and then summed, the order of the sum
+  /// being the transport's, so that over a process group the bits are those of DDP without a hook.
   void all_reduce_mean(View x);
 
   Traffic traffic() const;

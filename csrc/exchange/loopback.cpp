@@ -69,7 +69,8 @@ void LoopbackExchange::do_all_reduce_mean(View x) {
     const auto share = static_cast<typename E::State>(1.0 / size());
     for (size_t i = 0; i < x.numel; ++i) {
       typename E::State sum = 0;
-      for (const uint8_t* peer : group_->memory_) sum += E::load(peer, i) * share;  // rank order: the same bits everywhere
+      for (const uint8_t* peer : group_->memory_)
+        sum += E::load(peer, i) * share;  // rank order: the same bits everywhere
       E::store(x.data, i, sum);
     }
   });

@@ -10,7 +10,8 @@
 
 namespace tsq {
 
-/// What the ranks share. A rank that does not come within `timeout` makes the others throw std::runtime_error, for good.
+/// What the ranks share. A rank that does not come within `timeout` makes the others throw std::runtime_error, for
+/// good.
 class LoopbackGroup {
  public:
   explicit LoopbackGroup(int size, std::chrono::milliseconds timeout = std::chrono::seconds(60));
@@ -32,8 +33,8 @@ class LoopbackGroup {
   int waiting_ = 0;
   uint64_t generation_ = 0;
   bool broken_ = false;
-  std::vector<const uint8_t*> memory_;             // by rank: what it sends
-  std::vector<std::span<const size_t>> sizes_;     // by rank: all_to_all's send_sizes
+  std::vector<const uint8_t*> memory_;          // by rank: what it sends
+  std::vector<std::span<const size_t>> sizes_;  // by rank: all_to_all's send_sizes
 };
 
 class LoopbackExchange final : public Exchange {

@@ -46,8 +46,8 @@ class ProcessGroupExchange final : public Exchange {
   }
 
   void do_all_reduce_mean(View x) override {
-    std::vector<at::Tensor> tensors = {at::from_blob(x.data, {static_cast<int64_t>(x.numel)},
-                                                     at::TensorOptions().dtype(to_scalar_type(x.dtype)))};
+    std::vector<at::Tensor> tensors = {
+        at::from_blob(x.data, {static_cast<int64_t>(x.numel)}, at::TensorOptions().dtype(to_scalar_type(x.dtype)))};
     tensors[0].mul_(1.0 / size());
     c10d::AllreduceOptions options;
     options.timeout = timeout_;

@@ -1,5 +1,5 @@
-// Exchange over a c10d process group (Gloo is the reference). The group belongs to this object alone: collectives of anyone else on
-// it would break the order that Gloo matches them by.
+// Exchange over a c10d process group (Gloo is the reference). The group belongs to this object alone: collectives of
+// anyone else on it would break the order that Gloo matches them by.
 #pragma once
 
 #include <c10/util/intrusive_ptr.h>

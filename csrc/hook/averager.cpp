@@ -122,7 +122,7 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
   const Layout& layout = layout_of(ids, buffer.dtype);
   if (layout.numel != buffer.numel)
     throw ArgumentError(concat("bucket: expected ", layout.numel, " elements, those of its ", ids.size(),
-                            " parameters, got ", buffer.numel));
+                               " parameters, got ", buffer.numel));
   const bool dense = !enabled_ || all_identity_ || config_.exchange == ExchangeKind::kDense || exchange_->size() == 1;
   {
     const std::lock_guard lock(stats_mutex_);
@@ -140,7 +140,7 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
     else
       average_sharded(layout, buffer);
   } catch (...) {
-    for (const Sent& sent : sent_) retract(sent, buffer);  // everything that throws comes before the first write to the buffer
+    for (const Sent& sent : sent_) retract(sent);  // whatever throws comes before the first write to the buffer
     throw;
   }
   ++sequence_;
@@ -204,8 +204,7 @@ void Averager::average_sharded(const Layout& layout, View buffer) {
     const Bytes part = Bytes(received).subspan(r * down_max, layout.shards[r].down_bytes);
     messages.push_back(check_messages({&part, 1}, layout.shards[r], wire::Kind::kAverage, buffer.dtype, int(r)));
   }
-  for (size_t r = 0; r < world; ++r)
-    deliver(layout.shards[r], messages[r], /*averages=*/true, buffer, first_sent[r]);
+  for (size_t r = 0; r < world; ++r) deliver(layout.shards[r], messages[r], /*averages=*/true, buffer, first_sent[r]);
 }
 
 void Averager::inspect_all(const Layout& layout, ConstView buffer) {
@@ -218,29 +217,32 @@ void Averager::inspect_all(const Layout& layout, ConstView buffer) {
   }
 }
 
-size_t Averager::send_shard(const Shard& shard, ConstView buffer, MutableBytes out) {
+void Averager::send_shard(const Shard& shard, ConstView buffer, MutableBytes out) {
   const Timer timer(stats_mutex_, stats_.encode_seconds);
-  wire::Header header;
-  header.dtype = buffer.dtype;
-  header.sections = static_cast<uint32_t>(shard.pieces.size());
-  header.rank = static_cast<uint32_t>(exchange_->rank());
-  header.step = sequence_;
-  wire::Writer writer(out, header);
-  for (const Piece& piece : shard.pieces) {
-    const uint32_t id = piece.parameter;
-    const StreamId stream{config_.seed, steps_[id], header.rank, /*averaged=*/false, id};
-    const MutableBytes payload = writer.payload();
-    const wire::Section section =
-        send_section(*parameters_[id].up, delivery_[id], buffer.slice(piece.at, piece.numel),
-                     state_of(worker_[id], piece), {philox_key(stream), piece.begin}, payload);
-    sent_.push_back({&piece, payload.first(section.bytes), delivery_[id] == Delivery::kSend && !section.non_finite});
-    writer.add(section);
-  }
-  return writer.finish();
+  wire::Writer writer(out, {.dtype = buffer.dtype,
+                            .sections = static_cast<uint32_t>(shard.pieces.size()),
+                            .rank = static_cast<uint32_t>(exchange_->rank()),
+                            .step = sequence_});
+  for (const Piece& piece : shard.pieces)
+    writer.add(send_piece(piece, /*owner=*/false, delivery_[piece.parameter], buffer.slice(piece.at, piece.numel),
+                          writer.payload()));
+  writer.finish();
 }
 
-std::vector<wire::Message> Averager::check_messages(std::span<const Bytes> messages, const Shard& shard, wire::Kind kind,
-                                                    DType dtype, int first_rank) const {
+wire::Section Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x,
+                                   MutableBytes payload) {
+  const uint32_t id = piece.parameter;
+  const Parameter& parameter = parameters_[id];
+  const StreamId stream{config_.seed, steps_[id], static_cast<uint32_t>(exchange_->rank()), owner, id};
+  const wire::Section section =
+      send_section(owner ? *parameter.down : *parameter.up, delivery, x,
+                   state_of((owner ? owner_ : worker_)[id], piece), {philox_key(stream), piece.begin}, payload);
+  sent_.push_back({&piece, owner, x, payload.first(section.bytes), delivery == Delivery::kSend && !section.non_finite});
+  return section;
+}
+
+std::vector<wire::Message> Averager::check_messages(std::span<const Bytes> messages, const Shard& shard,
+                                                    wire::Kind kind, DType dtype, int first_rank) const {
   std::vector<wire::Message> out;
   for (size_t i = 0; i < messages.size(); ++i) {
     wire::Message message = wire::parse(messages[i]);
@@ -259,36 +261,34 @@ std::vector<wire::Message> Averager::check_messages(std::span<const Bytes> messa
   return out;
 }
 
-size_t Averager::average_own_shard(const Shard& shard, MutableBytes received, DType dtype, MutableBytes out) {
+void Averager::average_own_shard(const Shard& shard, MutableBytes received, DType dtype, MutableBytes out) {
   const size_t world = static_cast<size_t>(exchange_->size());
   std::vector<Bytes> parts;
   for (size_t r = 0; r < world; ++r) parts.push_back(Bytes(received).subspan(r * shard.up_bytes, shard.up_bytes));
   const auto messages = check_messages(parts, shard, wire::Kind::kWorker, dtype, 0);
 
-  wire::Header header;
-  header.dtype = dtype;
-  header.kind = wire::Kind::kAverage;
-  header.sections = static_cast<uint32_t>(shard.pieces.size());
-  header.rank = static_cast<uint32_t>(exchange_->rank());
-  header.step = sequence_;
-  wire::Writer writer(out, header);
+  const View means{arena(mean_memory_, shard.numel * size_of(dtype)).data(), dtype, shard.numel};
+  wire::Writer writer(out, {.dtype = dtype,
+                            .kind = wire::Kind::kAverage,
+                            .sections = static_cast<uint32_t>(shard.pieces.size()),
+                            .rank = static_cast<uint32_t>(exchange_->rank()),
+                            .step = sequence_});
+  size_t at = 0;
   for (size_t i = 0; i < shard.pieces.size(); ++i) {
     const Piece& piece = shard.pieces[i];
-    const uint32_t id = piece.parameter;
-    const Mechanism& down = *parameters_[id].down;
-    const View mean{arena(mean_memory_, piece.numel * size_of(dtype)).data(), dtype, piece.numel};
+    const Parameter& parameter = parameters_[piece.parameter];
+    const View mean = means.slice(at, piece.numel);
+    at += piece.numel;
     {
       const Timer timer(stats_mutex_, stats_.decode_seconds);
-      receive_section(*parameters_[id].up, messages, i, mean);  // marked: NaN, which marks the average below
+      receive_section(*parameter.up, messages, i, mean);  // marked: NaN, which marks the average below
     }
     const Timer timer(stats_mutex_, stats_.encode_seconds);
-    Delivery delivery = inspect(down, mean);
+    Delivery delivery = inspect(*parameter.down, mean);
     if (config_.hold_unused && delivery == Delivery::kSend && kernels::all_zero(mean)) delivery = Delivery::kHold;
-    const StreamId stream{config_.seed, steps_[id], header.rank, /*averaged=*/true, id};
-    writer.add(send_section(down, delivery, mean, state_of(owner_[id], piece), {philox_key(stream), piece.begin},
-                            writer.payload()));
+    writer.add(send_piece(piece, /*owner=*/true, delivery, mean, writer.payload()));
   }
-  return writer.finish();
+  writer.finish();
 }
 
 void Averager::deliver(const Shard& shard, std::span<const wire::Message> messages, bool averages, View buffer,
@@ -296,10 +296,10 @@ void Averager::deliver(const Shard& shard, std::span<const wire::Message> messag
   for (size_t i = 0; i < shard.pieces.size(); ++i) {
     const Piece& piece = shard.pieces[i];
     const Parameter& p = parameters_[piece.parameter];
-    const bool marked = std::any_of(messages.begin(), messages.end(),
-                                    [&](const wire::Message& m) { return m.sections[i].non_finite; });
+    const bool marked =
+        std::any_of(messages.begin(), messages.end(), [&](const wire::Message& m) { return m.sections[i].non_finite; });
     if (marked) {
-      retract(sent_[first_sent + i], buffer);  // reads the gradient: before it is overwritten
+      retract(sent_[first_sent + i]);  // reads the gradient: before it is overwritten
       const std::lock_guard lock(stats_mutex_);
       ++stats_.non_finite;
     }
@@ -307,11 +307,11 @@ void Averager::deliver(const Shard& shard, std::span<const wire::Message> messag
   }
 }
 
-void Averager::retract(const Sent& sent, ConstView buffer) {
+void Averager::retract(const Sent& sent) {
   if (!sent.changed_state) return;
-  const Piece& piece = *sent.piece;
-  parameters_[piece.parameter].up->retract(sent.payload, buffer.slice(piece.at, piece.numel),
-                                           state_of(worker_[piece.parameter], piece));
+  const uint32_t id = sent.piece->parameter;
+  const Mechanism& mechanism = sent.owner ? *parameters_[id].down : *parameters_[id].up;
+  mechanism.retract(sent.payload, sent.x, state_of((sent.owner ? owner_ : worker_)[id], *sent.piece));
 }
 
 }  // namespace tsq

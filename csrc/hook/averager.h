@@ -1,8 +1,9 @@
-// The data path of one rank: bucket in, mean over all ranks out. Knows parameters, mechanisms and an exchange; no torch, no thread.
+// The data path of one rank: bucket in, mean over all ranks out. Knows parameters, mechanisms and an exchange; no
+// torch, no thread.
 //
 //   all_gather   send to everybody, receive W messages, average
-//   sharded      send to each part's owner; the owner averages, compresses again, sends to everybody   (docs/algorithms.md)
-//   dense        all-reduce of the bucket itself
+//   sharded      send to each part's owner; the owner averages, compresses again, sends to everybody
+//   (docs/algorithms.md) dense        all-reduce of the bucket itself
 //
 // State is kept per parameter, not per bucket: DDP may rebuild its buckets at any time and nothing has to move.
 #pragma once
@@ -25,23 +26,24 @@ enum class ExchangeKind : uint8_t { kDense, kAllGather, kSharded };
 struct AveragerConfig {
   ExchangeKind exchange = ExchangeKind::kAllGather;
   uint64_t seed = 0;
-  /// With DDP's find_unused_parameters: a parameter without a gradient in this step (all zero here) keeps its residual, because DDP
-  /// throws the result away if no rank used it.
+  /// With DDP's find_unused_parameters: a parameter without a gradient in this step (all zero here) keeps its residual,
+  /// because DDP throws the result away if no rank used it.
   bool hold_unused = false;
 };
 
 struct AveragerStats {
-  uint64_t calls = 0;          ///< buckets averaged
-  uint64_t dense_calls = 0;    ///< of these, by all-reduce
-  uint64_t dense_bytes = 0;    ///< what a ring all-reduce of the same buckets sends from one rank
-  uint64_t non_finite = 0;     ///< parameters (or parts) delivered as NaN because a rank had an Inf or NaN
+  uint64_t calls = 0;        ///< buckets averaged
+  uint64_t dense_calls = 0;  ///< of these, by all-reduce
+  uint64_t dense_bytes = 0;  ///< what a ring all-reduce of the same buckets sends from one rank
+  uint64_t non_finite = 0;   ///< parameters (or parts) delivered as NaN because a rank had an Inf or NaN
   uint64_t state_bytes = 0;
-  uint64_t buffer_bytes = 0;   ///< memory for messages and averages
+  uint64_t buffer_bytes = 0;  ///< memory for messages and averages
   double encode_seconds = 0, exchange_seconds = 0, decode_seconds = 0;
   Traffic traffic;
 };
 
-/// A state vector of one parameter: the worker's over the whole parameter, the owner's over the part that this rank owns.
+/// A state vector of one parameter: the worker's over the whole parameter, the owner's over the part that this rank
+/// owns.
 struct StateRef {
   uint32_t parameter = 0;
   bool owner = false;
@@ -78,8 +80,11 @@ class Averager {
     std::vector<View> views;
     size_t begin = 0;  ///< place of the first element in the parameter
   };
+  /// A section that was sent and may have to be taken back.
   struct Sent {
     const Piece* piece;
+    bool owner;   ///< of the average, in the owner's state; else of the gradient, in the worker's
+    ConstView x;  ///< what was compressed; stays as it is until the bucket is delivered
     Bytes payload;
     bool changed_state;  ///< false: marked or held
   };
@@ -88,15 +93,17 @@ class Averager {
   const Layout& layout_of(std::span<const uint32_t> ids, DType dtype);
   std::vector<View> state_of(const Slots& slots, const Piece& piece) const;
   void inspect_all(const Layout& layout, ConstView buffer);
-  size_t send_shard(const Shard& shard, ConstView buffer, MutableBytes out);
+  void send_shard(const Shard& shard, ConstView buffer, MutableBytes out);
   std::vector<wire::Message> check_messages(std::span<const Bytes> messages, const Shard& shard, wire::Kind kind,
                                             DType dtype, int first_rank) const;
-  void retract(const Sent& sent, ConstView buffer);
+  wire::Section send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, MutableBytes payload);
+  void retract(const Sent& sent);
   void average_dense(View buffer);
   void average_all_gather(const Layout& layout, View buffer);
   void average_sharded(const Layout& layout, View buffer);
-  size_t average_own_shard(const Shard& shard, MutableBytes received, DType dtype, MutableBytes out);
-  void deliver(const Shard& shard, std::span<const wire::Message> messages, bool averages, View buffer, size_t first_sent);
+  void average_own_shard(const Shard& shard, MutableBytes received, DType dtype, MutableBytes out);
+  void deliver(const Shard& shard, std::span<const wire::Message> messages, bool averages, View buffer,
+               size_t first_sent);
   MutableBytes arena(std::vector<uint8_t>& memory, size_t bytes);
 
   std::vector<Parameter> parameters_;

@@ -16,7 +16,7 @@ DType dtype_of(const at::Tensor& tensor, const std::string& name) {
   const auto dtype = to_dtype(tensor.scalar_type());
   if (!dtype)
     throw ArgumentError(concat("parameter ", name, ": expected dtype float32, float64, float16 or bfloat16, got ",
-                            tensor.scalar_type()));
+                               tensor.scalar_type()));
   return *dtype;
 }
 
@@ -25,7 +25,7 @@ std::vector<Parameter> to_parameters(const std::vector<HookParameter>& given) {
   for (const HookParameter& p : given) {
     if (!p.tensor.device().is_cpu())
       throw ArgumentError(concat("parameter ", p.name, ": expected device cpu, got ", p.tensor.device().str(),
-                              "; kernels for other devices do not exist yet"));
+                                 "; kernels for other devices do not exist yet"));
     out.push_back({p.name, static_cast<size_t>(p.tensor.numel()), dtype_of(p.tensor, p.name), parse_mechanism(p.up),
                    parse_mechanism(p.down)});
   }
@@ -34,16 +34,14 @@ std::vector<Parameter> to_parameters(const std::vector<HookParameter>& given) {
 
 Facts facts_of(const std::vector<HookParameter>& parameters, const HookConfig& config, const Exchange& exchange) {
   static constexpr const char* kExchangeNames[] = {"dense", "all_gather", "sharded"};
-  Facts facts = {{"version", concat(wire::kVersion)},
-                 {"world size", concat(exchange.size())},
-                 {"config", config.fingerprint},
-                 {"exchange", kExchangeNames[static_cast<int>(config.averager.exchange)]},
-                 {"seed", concat(config.averager.seed)},
-                 {"parameters", concat(parameters.size())}};
+  Facts facts = {
+      {"version", concat(wire::kVersion)},    {"world size", concat(exchange.size())},
+      {"config", config.fingerprint},         {"exchange", kExchangeNames[static_cast<int>(config.averager.exchange)]},
+      {"seed", concat(config.averager.seed)}, {"parameters", concat(parameters.size())}};
   for (size_t i = 0; i < parameters.size(); ++i) {
     const HookParameter& p = parameters[i];
-    facts.emplace_back(concat("parameter ", i), concat(p.name, " ", p.tensor.sizes(), " ", p.tensor.scalar_type(), " up ",
-                                                 p.up, " down ", p.down));
+    facts.emplace_back(concat("parameter ", i), concat(p.name, " ", p.tensor.sizes(), " ", p.tensor.scalar_type(),
+                                                       " up ", p.up, " down ", p.down));
   }
   return facts;
 }
@@ -87,14 +85,13 @@ c10::intrusive_ptr<Future> Hook::run(c10d::GradBucket& bucket) {
   try {
     // The bucket lives on the caller's stack: what the worker needs is copied out, the buffer by reference.
     const at::Tensor buffer = bucket.getBufferRef();
-    pipeline_.submit(
-        [this, buffer, ids = identify(bucket)] { averager_.average(ids, view_of(buffer)); },
-        [future, buffer](const std::exception_ptr& error) {
-          if (error)
-            future->setErrorIfNeeded(error);
-          else
-            future->markCompleted(buffer);
-        });
+    pipeline_.submit([this, buffer, ids = identify(bucket)] { averager_.average(ids, view_of(buffer)); },
+                     [future, buffer](const std::exception_ptr& error) {
+                       if (error)
+                         future->setErrorIfNeeded(error);
+                       else
+                         future->markCompleted(buffer);
+                     });
   } catch (...) {  // out of runHook an exception would leave the Reducer in pieces
     future->setErrorIfNeeded(std::current_exception());
   }

@@ -1,6 +1,8 @@
-// The object that c10d's Reducer calls: takes a bucket, queues it, returns a future at once. The whole main path hangs on it:
+// The object that c10d's Reducer calls: takes a bucket, queues it, returns a future at once. The whole main path hangs
+// on it:
 //
-//   runHook(bucket) -> Pipeline (worker thread) -> Averager (send, exchange, receive) -> the bucket's own buffer -> future
+//   runHook(bucket) -> Pipeline (worker thread) -> Averager (send, exchange, receive) -> the bucket's own buffer ->
+//   future
 //
 // Nothing here needs Python or its lock. A C++ training loop uses it as Python does: make_hook(), then
 // reducer->register_comm_hook(std::make_unique<ReducerHook>(hook)).
@@ -40,8 +42,9 @@ class Hook {
   /// Throws ArgumentError naming what differs, or SpecError; then nothing has been started.
   Hook(const std::vector<HookParameter>& parameters, const HookConfig& config, std::unique_ptr<Exchange> exchange);
 
-  /// Queues the bucket and returns the future of its mean, which is the bucket's own buffer. Microseconds; never throws: what goes
-  /// wrong goes into the future, and so out of backward(). The last touch of the buffer is before the future completes.
+  /// Queues the bucket and returns the future of its mean, which is the bucket's own buffer. Microseconds; never
+  /// throws: what goes wrong goes into the future, and so out of backward(). The last touch of the buffer is before the
+  /// future completes.
   c10::intrusive_ptr<c10::ivalue::Future> run(c10d::GradBucket& bucket);
 
   /// Runs `task` between buckets on the worker thread and waits; for state. Not from a backward hook.

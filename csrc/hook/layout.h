@@ -1,4 +1,5 @@
-// Where the parts of one bucket lie: in the bucket's buffer and in the messages. A pure function of the parameters in the bucket.
+// Where the parts of one bucket lie: in the bucket's buffer and in the messages. A pure function of the parameters in
+// the bucket.
 #pragma once
 
 #include <algorithm>

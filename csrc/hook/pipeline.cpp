@@ -24,7 +24,8 @@ std::exception_ptr runtime_error(const std::string& message) {
 }
 
 constexpr const char* kAdvice =
-    "the ranks are out of step and this hook cannot be used again; make a new process group and a new DistributedDataParallel";
+    "the ranks are out of step and this hook cannot be used again; make a new process group and a new "
+    "DistributedDataParallel";
 
 }  // namespace
 
@@ -97,7 +98,8 @@ void Pipeline::loop() {
 void Pipeline::execute(Job& job) {
   if (!job.done) return job.task();
   const std::string before = error();
-  if (!before.empty()) return job.done(runtime_error(concat("torch_smoothquant: failed earlier (", before, "): ", kAdvice)));
+  if (!before.empty())
+    return job.done(runtime_error(concat("torch_smoothquant: failed earlier (", before, "): ", kAdvice)));
   std::exception_ptr error;
   try {
     job.task();

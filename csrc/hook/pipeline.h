@@ -1,5 +1,5 @@
-// One worker thread that runs tasks in the order in which they were submitted, so that every rank issues its collectives in the same
-// order. Knows nothing of what the tasks do.
+// One worker thread that runs tasks in the order in which they were submitted, so that every rank issues its
+// collectives in the same order. Knows nothing of what the tasks do.
 #pragma once
 
 #include <condition_variable>
@@ -23,16 +23,18 @@ class Pipeline {
   Pipeline(const Pipeline&) = delete;
   Pipeline& operator=(const Pipeline&) = delete;
 
-  /// Queues a task; returns at once. If it throws, the pipeline is poisoned: `done` gets a std::runtime_error that tells what
-  /// happened, and so does every later task's, without being run, because the ranks are out of step from there on.
-  /// After close(), `done` is called at once with an error.
+  /// Queues a task; returns at once. If it throws, the pipeline is poisoned: `done` gets a std::runtime_error that
+  /// tells what happened, and so does every later task's, without being run, because the ranks are out of step from
+  /// there on. After close(), `done` is called at once with an error.
   void submit(Task task, Done done);
 
-  /// Runs `task` on the worker after what is queued, waits for it and rethrows what it throws. Does not poison and is not refused
-  /// by a poisoned pipeline: for reading and writing state between steps. Throws std::runtime_error after close().
+  /// Runs `task` on the worker after what is queued, waits for it and rethrows what it throws. Does not poison and is
+  /// not refused by a poisoned pipeline: for reading and writing state between steps. Throws std::runtime_error after
+  /// close().
   void run(const Task& task);
 
-  /// Lets the queue run empty, then joins the thread. Idempotent. Waits as long as the queued tasks take (a poisoned pipeline: not at all).
+  /// Lets the queue run empty, then joins the thread. Idempotent. Waits as long as the queued tasks take (a poisoned
+  /// pipeline: not at all).
   void close();
 
   /// What poisoned it; empty while all is well. Any thread.
@@ -41,7 +43,7 @@ class Pipeline {
  private:
   struct Job {
     Task task;
-    Done done;      // null for run()
+    Done done;  // null for run()
   };
 
   void loop();

@@ -30,10 +30,14 @@ float round_half_even(float v) { return (v + kRounder) - kRounder; }
 template <class ViewType, class Visit>
 auto with_type(const ViewType& view, Visit visit) {
   switch (view.dtype) {
-    case DType::kFloat64: return visit(view.template as<double>());
-    case DType::kFloat16: return visit(view.template as<Half>());
-    case DType::kBFloat16: return visit(view.template as<BFloat16>());
-    case DType::kFloat32: break;
+    case DType::kFloat64:
+      return visit(view.template as<double>());
+    case DType::kFloat16:
+      return visit(view.template as<Half>());
+    case DType::kBFloat16:
+      return visit(view.template as<BFloat16>());
+    case DType::kFloat32:
+      break;
   }
   return visit(view.template as<float>());
 }
@@ -241,7 +245,8 @@ void dequantize_mean(const QuantizerParams& params, const uint8_t* const* in, si
   dequantize_mean_from(params, in, count, 0, out);
 }
 
-void dequantize_mean_from(const QuantizerParams& params, const uint8_t* const* in, size_t count, size_t begin, View out) {
+void dequantize_mean_from(const QuantizerParams& params, const uint8_t* const* in, size_t count, size_t begin,
+                          View out) {
   with_type(out, [&](auto* elements) {
     using S = decltype(widen(*elements));
     Group group;

@@ -30,7 +30,7 @@ size_t Sender::max_message_bytes() const {
 size_t Sender::send(ConstView x, MutableBytes out) {
   if (x.numel != config_.numel || x.dtype != config_.dtype)
     throw ArgumentError(concat("gradient: expected ", config_.numel, " elements of ", name_of(config_.dtype), ", got ",
-                            x.numel, " of ", name_of(x.dtype)));
+                               x.numel, " of ", name_of(x.dtype)));
   const StreamId stream{.seed = config_.seed, .step = step_, .rank = rank_};
   wire::Writer writer(out, {.dtype = x.dtype, .sections = 1, .rank = rank_, .step = step_});
   const Mechanism& mechanism = *config_.mechanism;
@@ -43,7 +43,8 @@ Receiver::Receiver(const EndpointConfig& config) : config_(config) { check_confi
 
 void Receiver::receive(std::span<const Bytes> messages, View out) const {
   if (messages.size() != config_.world_size)
-    throw ArgumentError(concat("messages: expected ", config_.world_size, ", one from every rank, got ", messages.size()));
+    throw ArgumentError(
+        concat("messages: expected ", config_.world_size, ", one from every rank, got ", messages.size()));
   if (out.numel != config_.numel || out.dtype != config_.dtype)
     throw ArgumentError(concat("out: expected ", config_.numel, " elements of ", name_of(config_.dtype)));
   std::vector<wire::Message> by_rank(messages.size());

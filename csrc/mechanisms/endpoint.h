@@ -31,8 +31,8 @@ class Sender {
   uint64_t step() const { return step_; }  ///< sends so far
   size_t max_message_bytes() const;
 
-  /// Writes the message for gradient x (numel elements of dtype) into `out` (>= max_message_bytes()); returns its length.
-  /// O(numel), one sweep. A non-finite x marks the message and leaves the state as it was.
+  /// Writes the message for gradient x (numel elements of dtype) into `out` (>= max_message_bytes()); returns its
+  /// length. O(numel), one sweep. A non-finite x marks the message and leaves the state as it was.
   size_t send(ConstView x, MutableBytes out);
 
   /// State vector i, named by mechanism->state_names(); writable so that checkpoints can be restored.

@@ -1,6 +1,6 @@
 // ErrorFeedback (EF14): p = e + g; send C(p); e = p - C(p). What a message leaves out is owed to the next one.
-// Source: Seide et al. 2014; constants and Lyapunov function in docs/algorithms.md. In gradient units: the optimizer's step size
-// comes later. Conservation: sum of messages + residual = sum of gradients.
+// Source: Seide et al. 2014; constants and Lyapunov function in docs/algorithms.md. In gradient units: the optimizer's
+// step size comes later. Conservation: sum of messages + residual = sum of gradients.
 #pragma once
 
 #include "mechanisms/mechanism.h"

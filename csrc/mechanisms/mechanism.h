@@ -1,7 +1,8 @@
-// The contract of a mechanism: the stateful rule between a gradient and its compressor, in two halves, sender and receiver.
+// The contract of a mechanism: the stateful rule between a gradient and its compressor, in two halves, sender and
+// receiver.
 //
-// A Mechanism is immutable; the state it works on belongs to the caller (one set per parameter). It sees one section at a time and
-// never a rank's process group or a thread. mechanisms/section.h puts sections into messages.
+// A Mechanism is immutable; the state it works on belongs to the caller (one set per parameter). It sees one section at
+// a time and never a rank's process group or a thread. mechanisms/section.h puts sections into messages.
 #pragma once
 
 #include <memory>
@@ -29,7 +30,8 @@ class Mechanism {
   virtual Compressor::Encoded send(ConstView x, std::span<const View> state, const EncodeKey& key,
                                    MutableBytes out) const = 0;
 
-  /// Takes a send back that will not be delivered: the state is as before it, to rounding; x and payload are those of the send.
+  /// Takes a send back that will not be delivered: the state is as before it, to rounding; x and payload are those of
+  /// the send.
   virtual void retract(Bytes payload, ConstView x, std::span<const View> state) const = 0;
 
   /// One step of the receiver: `out` is the estimate of the mean, bit-identical wherever the same payloads come in.

@@ -43,8 +43,9 @@ MechanismPtr parse_mechanism(std::string_view text) {
     if (const auto found = factories().find(value.text); found != factories().end()) return found->second(text, value);
     if (is_compressor(value.text)) return std::make_shared<Direct>(make_compressor(text, value));
   }
-  throw_spec(text, value.column, concat("unknown mechanism or compressor ", to_string(value), "; mechanisms: ",
-                                     mechanism_names(), "; compressors: ", compressor_names()));
+  throw_spec(text, value.column,
+             concat("unknown mechanism or compressor ", to_string(value), "; mechanisms: ", mechanism_names(),
+                    "; compressors: ", compressor_names()));
 }
 
 }  // namespace tsq

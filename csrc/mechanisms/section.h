@@ -1,4 +1,5 @@
-// One section of a message: a slice of a parameter on its way through a mechanism. What Sender, Receiver and the hook share.
+// One section of a message: a slice of a parameter on its way through a mechanism. What Sender, Receiver and the hook
+// share.
 #pragma once
 
 #include "mechanisms/mechanism.h"
@@ -13,7 +14,8 @@ enum class Delivery : uint8_t {
   kHold,  ///< the parameter took no part in this step: send zeros, keep the state as it is
 };
 
-/// kMark if x has an Inf or NaN that would spoil the mechanism's state; else kSend. Reads x once, only if there is state.
+/// kMark if x has an Inf or NaN that would spoil the mechanism's state; else kSend. Reads x once, only if there is
+/// state.
 Delivery inspect(const Mechanism& mechanism, ConstView x);
 
 /// Writes the payload into `out` and returns its table entry.

@@ -48,8 +48,7 @@ c10::SymInt symbolic_bytes(const Compressor& c, const c10::SymInt& n, size_t ele
   return overhead + (n + (block - 1)) / block * 4 + ((n / 256) * bits + (tail_rows * bits + 7) / 8) * 32;
 }
 
-at::Tensor encode_meta(const at::Tensor& x, c10::string_view compressor, c10::SymInt, c10::SymInt,
-                       int64_t rank) {
+at::Tensor encode_meta(const at::Tensor& x, c10::string_view compressor, c10::SymInt, c10::SymInt, int64_t rank) {
   check_encode(x, rank);
   const c10::SymInt bytes = symbolic_bytes(*parse(compressor), x.sym_numel(), x.element_size());
   return at::empty_symint({bytes}, x.options().dtype(at::kByte));

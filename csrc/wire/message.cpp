@@ -40,7 +40,8 @@ Section read_section(const uint8_t* p) {
   section.format.bits = p[2];
   section.format.block = load<uint32_t>(p + 4);
   if (section.format.codec == Codec::kRaw) {
-    if (p[2] || p[3] || section.format.block) throw_wire("section", "zero bits, levels and block for codec 0", "others");
+    if (p[2] || p[3] || section.format.block)
+      throw_wire("section", "zero bits, levels and block for codec 0", "others");
   } else {
     if (p[2] < 1 || p[2] > 8) throw_wire("bits", "1 to 8", int{p[2]});
     if (p[3] > 1) throw_wire("levels", "0 or 1", int{p[3]});

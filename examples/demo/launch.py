@@ -62,7 +62,8 @@ def run_method(settings: Settings, method: Method, progress: Progress) -> Method
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")  # torch is imported once, and no thread is ever forked
+    context.set_forkserver_preload([f"{__package__}.train", "torch._dynamo"])  # the latter: imported by optimizers
     messages = context.Queue()
     with tempfile.TemporaryDirectory(prefix="tsq-demo-") as folder:
         store = str(Path(folder) / "store")

@@ -35,11 +35,10 @@ def table(results: Sequence[MethodResult]) -> str:
     header = ["method", "bytes/step/rank", "less by", "val. loss", "vs plain", "step ms", *[f"{x} *" for x in LINKS]]
     rows = [header, *[_row(result, baseline(results)) for result in results]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        + " |"
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append(f"| {' | '.join(cells)} |")
     rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
 
@@ -52,14 +51,16 @@ def footnotes(results: Sequence[MethodResult], settings: Settings, isolated: boo
         source = f"MEASURED: /proc/net/dev of lo ({where}), packet headers included, over all training steps"
     else:
         source = "COUNTED, not measured (no /proc/net/dev here), without packet headers"
-    counted = ", ".join(f"{r.name} {r.counted_per_step:,.0f}" for r in results)
+    counted = "; ".join(f"{r.counted_per_step:,.0f}" for r in results)
     optimizer = settings.optimizer
     lines = [
-        f"{first.parameters:,} parameters, {first.steps} steps, {first.world_size} ranks x {settings.batch} sequences of "
-        + f"{settings.context} characters, {optimizer.name} (peak learning rate {optimizer.learning_rate:g}), "
-        + f"seed {settings.seed}; same initial weights and data for every method.",
-        f"bytes: {source}, divided by steps and ranks.",
-        f"       counted by the hook (ours) or from tensor sizes (others): {counted}.",
+        f"{first.parameters:,} parameters; {first.steps} steps; {first.world_size} ranks, {settings.batch} sequences "
+        + f"of {settings.context} characters each; {optimizer.name}, peak learning rate {optimizer.learning_rate:g};",
+        f"seed {settings.seed}; same initial weights and data for every method.",
+        f"bytes: {source},",
+        "       divided by steps and ranks.",
+        "       Payload as counted by the hook (ours) or from tensor sizes (others), in the order of the table:",
+        f"       {counted}.",
         "val. loss: nats per character over "
         + ("the whole validation split." if settings.final_windows is None else f"{settings.final_windows} windows."),
         f"step ms: median over loopback on this machine, without the first {WARM_UP_STEPS} steps, evaluation excluded.",
@@ -112,8 +113,8 @@ def draw(path: Path, results: Sequence[MethodResult], settings: Settings) -> Non
     axes.set_xlabel("bytes sent by each rank so far (log scale)")
     axes.set_ylabel(f"validation loss, nats per character ({settings.curve_windows} windows)")
     first = results[0]
-    axes.set_title(f"Char GPT, {first.parameters / 1e6:.2f} M parameters, {first.world_size} ranks, {first.steps} steps "
-                   f"of {settings.optimizer.name}", fontsize=11)
+    sizes = f"{first.parameters / 1e6:.2f} M parameters, {first.world_size} ranks, {first.steps} steps"
+    axes.set_title(f"Char GPT, {sizes} of {settings.optimizer.name}", fontsize=11)
     axes.grid(True, which="major", alpha=0.35)
     axes.grid(True, which="minor", axis="x", alpha=0.12)
     axes.legend(frameon=False, fontsize=9)

@@ -39,12 +39,12 @@ class OptimizerSettings:
     momentum: float = 0.9  # sgd
     betas: tuple[float, float] = (0.9, 0.99)  # adam
     warmup_fraction: float = 0.1
-    max_gradient_norm: float = 1.0  # applied to the averaged gradient, after the hook
+    max_gradient_norm: float = 1.0  # clipping, applied to the averaged gradient, after the hook
 
 
 OPTIMIZERS = {
     "adam": OptimizerSettings("adam", learning_rate=4e-3),
-    "sgd": OptimizerSettings("sgd", learning_rate=0.5),
+    "sgd": OptimizerSettings("sgd", learning_rate=1.0, warmup_fraction=0.2, max_gradient_norm=0.3),
 }
 
 
@@ -52,7 +52,7 @@ OPTIMIZERS = {
 class Settings:
     """Everything that the ranks need to know; picklable. Sequences are counted per rank."""
 
-    steps: int = 500
+    steps: int = 400
     batch: int = 16
     context: int = 64
     width: int = 128

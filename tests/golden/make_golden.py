@@ -102,6 +102,35 @@ def digest(x: Tensor) -> str:
     return hashlib.sha256(bytes(x.contiguous().view(torch.uint8).tolist())).hexdigest()
 
 
+def fnv1a(x: Tensor) -> str:
+    """FNV-1a (64 bits) of fp32 values, every NaN as in digest, every zero positive: what a test without sha256 compares."""
+    x = torch.where(x.isnan(), torch.full_like(x, float("nan")), x) + 0.0
+    h = 0xCBF29CE484222325
+    for byte in x.contiguous().view(torch.uint8).tolist():
+        h = (h ^ byte) * 0x100000001B3 & (1 << 64) - 1
+    return f"{h:016x}"
+
+
+def index_line(entry: dict[str, Any], message: Tensor) -> str:
+    """For tests/cpp/golden_test.cpp, tab-separated: file, numel, dtype, FNV-1a of the values, spec or "-" if the message is not
+    one that encode makes, seed, step, rank, input."""
+    first = entry["sections"][0]
+    spec, given = "-", "-"
+    if entry["kind"] == 0 and len(entry["sections"]) == 1:
+        spec = "Identity()"
+        if first["codec"] == "quantizer":
+            spec = (f"Quantizer(bits={first['bits']}, block={first['block']}, levels='{first['levels']}', "
+                    f"rounding='{first['rounding']}')")
+        x = first["input"]
+        if "runs" in x:
+            given = " ".join(["runs", *(f"{count} {pattern}" for count, pattern in x["runs"])])
+        else:
+            given = f"sum4 {x['salt']} {x['exponent']} {x.get('ramp', 0)} {x.get('every', 1)}"
+    values = values_of(message)
+    fields = [entry["file"], values.numel(), entry["dtype"], fnv1a(values), spec, entry["seed"], entry["step"], entry["rank"], given]
+    return "\t".join(map(str, fields))
+
+
 def _sum4(numel: int, salt: int, exponent: int = -18, **more: int) -> dict[str, Any]:
     return {"numel": numel, "salt": salt, "exponent": exponent, **more}
 
@@ -168,15 +197,17 @@ ENTRIES = [
 
 def make() -> dict[str, bytes]:
     """File name to contents, the manifest included."""
-    files, manifest = {}, []
+    files, manifest, index = {}, [], []
     for entry in ENTRIES:
         message = build(entry)
         files[entry["file"]] = bytes(message.tolist())
+        index.append(index_line(entry, message))
         manifest.append({**entry, "bytes": message.numel(), "message_sha256": digest(message),
                          "values_sha256": digest(values_of(message)),
                          "decoded_sha256": digest(reference.decode(message))})
     lines = ",\n".join(json.dumps(entry) for entry in manifest)  # one message, one line
     files["manifest.json"] = f"[\n{lines}\n]\n".encode()
+    files["index.txt"] = "".join(line + "\n" for line in index).encode()
     return files
 
 

@@ -1,5 +1,5 @@
-// What the oracle and the SIMD kernels share: constants of docs/wire_format.md, codec 1, and the few scalar operations per block.
-// Every function here is a handful of fp32 operations in the order that the document fixes.
+// What the oracle and the SIMD kernels share: constants of docs/wire_format.md, codec 1, and the few scalar operations
+// per block. Every function here is a handful of fp32 operations in the order that the document fixes.
 #pragma once
 
 #include <bit>
@@ -15,7 +15,8 @@ static_assert(std::endian::native == std::endian::little, "the wire format is li
 constexpr size_t kTile = 256;       ///< elements whose codes are packed together
 constexpr size_t kLanes = 32;       ///< element i of a tile stands in lane i mod 32
 constexpr size_t kMaxBlock = 4096;  ///< also the largest group
-constexpr float kRounder = 12582912.0f;  ///< 1.5 * 2^23: (v + kRounder) - kRounder rounds half to even for abs(v) < 2^22
+constexpr float kRounder =
+    12582912.0f;  ///< 1.5 * 2^23: (v + kRounder) - kRounder rounds half to even for abs(v) < 2^22
 constexpr uint32_t kSignBit = 0x80000000u;
 constexpr uint32_t kTinyBits = 0x04800000u;  ///< 2^-118: blocks whose largest magnitude is below are empty
 constexpr uint32_t kHugeBits = 0x7B800000u;  ///< 2^120: from here on `fit` keeps to unit scales
@@ -63,7 +64,7 @@ inline float mid_rise_inverse(int bits, float square_sum, float count) {
 
 /// Inner products of the scaled block y with the candidates' levels, and the levels' squared norms.
 struct FitSums {
-  float y_centred, centred_centred;    // A0, B0
+  float y_centred, centred_centred;     // A0, B0
   float y_mid_rise, mid_rise_mid_rise;  // A1, B1
 };
 
@@ -90,7 +91,8 @@ inline FitChoice choose_fit(int bits, uint32_t magnitude, float unit, const FitS
 
 namespace scalar {
 /// dequantize_mean of the elements from `begin` (a multiple of the group) on of each payload into all of `out`.
-void dequantize_mean_from(const QuantizerParams& params, const uint8_t* const* in, size_t count, size_t begin, View out);
+void dequantize_mean_from(const QuantizerParams& params, const uint8_t* const* in, size_t count, size_t begin,
+                          View out);
 }  // namespace scalar
 
 }  // namespace tsq::kernels

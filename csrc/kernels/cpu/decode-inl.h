@@ -62,7 +62,8 @@ template <int kBits>
 struct LevelTable {
   alignas(64) std::array<std::array<float, 16>, 2> levels;
   constexpr LevelTable() : levels() {
-    for (int i = 0; i < 32; ++i) levels[i / 16][i % 16] = static_cast<float>(level(kBits, i >= 16, i % 16 % (1 << kBits)));
+    for (int i = 0; i < 32; ++i)
+      levels[i / 16][i % 16] = static_cast<float>(level(kBits, i >= 16, i % 16 % (1 << kBits)));
   }
 };
 template <int kBits>
@@ -89,9 +90,8 @@ HWY_INLINE void VisitValues(D d, const TileReader<kBits>& reader, const GroupLev
                             const Visit& visit) {
   const hn::RebindToUnsigned<D> du;
   const auto quads = reader.Load(du, lane);
-  const auto decode = [&](size_t row, auto codes) HWY_ATTR {
-    visit(row, Values<kBits>(d, levels, kUniform ? 0 : row >> row_shift, codes));
-  };
+  const auto decode = [&](size_t row, auto codes)
+                          HWY_ATTR { visit(row, Values<kBits>(d, levels, kUniform ? 0 : row >> row_shift, codes)); };
   VisitCodes<kBits>(du, quads.low, reader.bits(), 0, decode);
   VisitCodes<kBits>(du, quads.high, reader.bits(), 4, decode);
 }
@@ -124,7 +124,8 @@ struct Divisor {
   bool exact;  // a power of two (or 0): multiplying by the reciprocal rounds as dividing does
 };
 
-// sums = (first ? 0 : sums) + values of one group of `count` <= kMessagesAtOnce messages; divided by `divisor` if given.
+// sums = (first ? 0 : sums) + values of one group of `count` <= kMessagesAtOnce messages; divided by `divisor` if
+// given.
 template <int kBits, bool kUniform>
 void SumGroup(const QuantizerParams& params, const uint8_t* const* HWY_RESTRICT in, size_t group_begin, size_t count,
               bool first, const Divisor* divisor, float* HWY_RESTRICT sums) {
@@ -140,8 +141,8 @@ void SumGroup(const QuantizerParams& params, const uint8_t* const* HWY_RESTRICT 
       V sum[8];
       for (size_t row = 0; row < 8; ++row) sum[row] = first ? hn::Zero(d) : hn::LoadU(d, sums + row * kLanes + lane);
       for (size_t m = 0; m < count; ++m) {
-        VisitValues<kBits, kUniform>(d, readers[m], levels[m], shape.row_shift, lane, [&](size_t row, auto value)
-                                         HWY_ATTR { sum[row] = hn::Add(sum[row], value); });
+        VisitValues<kBits, kUniform>(d, readers[m], levels[m], shape.row_shift, lane,
+                                     [&](size_t row, auto value) HWY_ATTR { sum[row] = hn::Add(sum[row], value); });
       }
       if (divisor != nullptr && divisor->exact) {
         for (size_t row = 0; row < 8; ++row) sum[row] = hn::Mul(sum[row], hn::Set(d, divisor->reciprocal));

@@ -59,7 +59,8 @@ inline void UpdateState(Form form, const double* HWY_RESTRICT x, const float* HW
 
 // ---- quantize -------------------------------------------------------------------------------------------------------
 
-// One full group of any element type at x[begin]; false (and nothing done) if it holds a quantity that EncodeGroup leaves alone.
+// One full group of any element type at x[begin]; false (and nothing done) if it holds a quantity that EncodeGroup
+// leaves alone.
 HWY_INLINE bool QuantizeGroup(const EncodeJob& job, EncodeGroupFunction encode, ConstView x, void* state, size_t begin,
                               uint64_t offset, uint8_t* out) {
   HWY_ALIGN float scratch[kMaxBlock];
@@ -112,23 +113,30 @@ bool Quantize(const QuantizerParams& params, Form form, ConstView x, void* state
 
 // ---- dequantize -----------------------------------------------------------------------------------------------------
 
-// Calls function(bits as a constant, is one scale common to a tile) with kBits = 0 for numbers of bits without a fast path.
+// Calls function(bits as a constant, is one scale common to a tile) with kBits = 0 for numbers of bits without a fast
+// path.
 template <class Function>
 HWY_INLINE auto WithShape(const QuantizerParams& params, const Function& function) {
   const auto with_bits = [&](auto uniform) {
     switch (params.bits) {
-      case 1: return function(std::integral_constant<int, 1>(), uniform);
-      case 2: return function(std::integral_constant<int, 2>(), uniform);
-      case 4: return function(std::integral_constant<int, 4>(), uniform);
-      case 8: return function(std::integral_constant<int, 8>(), uniform);
-      default: return function(std::integral_constant<int, 0>(), uniform);
+      case 1:
+        return function(std::integral_constant<int, 1>(), uniform);
+      case 2:
+        return function(std::integral_constant<int, 2>(), uniform);
+      case 4:
+        return function(std::integral_constant<int, 4>(), uniform);
+      case 8:
+        return function(std::integral_constant<int, 8>(), uniform);
+      default:
+        return function(std::integral_constant<int, 0>(), uniform);
     }
   };
   return params.block >= kTile ? with_bits(std::true_type()) : with_bits(std::false_type());
 }
 
 using AddGroupFunction = void (*)(const QuantizerParams&, const uint8_t*, float, float*);
-using SumGroupFunction = void (*)(const QuantizerParams&, const uint8_t* const*, size_t, size_t, bool, const Divisor*, float*);
+using SumGroupFunction = void (*)(const QuantizerParams&, const uint8_t* const*, size_t, size_t, bool, const Divisor*,
+                                  float*);
 
 AddGroupFunction ChooseAddGroup(const QuantizerParams& params) {
   return WithShape(params, [](auto bits, auto uniform) -> AddGroupFunction {
@@ -219,8 +227,8 @@ void DequantizeMean(const QuantizerParams& params, const uint8_t* const* in, siz
 
 bool ValidPayload(const QuantizerParams& params, const uint8_t* in, size_t n) {
   using ValidGroupFunction = bool (*)(const QuantizerParams&, const uint8_t*);
-  const ValidGroupFunction valid_group = WithShape(
-      params, [](auto bits, auto) -> ValidGroupFunction { return ValidGroup<decltype(bits)::value>; });
+  const ValidGroupFunction valid_group =
+      WithShape(params, [](auto bits, auto) -> ValidGroupFunction { return ValidGroup<decltype(bits)::value>; });
   const size_t group = params.group(), group_bytes = quantizer_bytes(group, params.bits, params.block);
   size_t i = 0;
   for (; n - i >= group; i += group, in += group_bytes) {
@@ -232,11 +240,18 @@ bool ValidPayload(const QuantizerParams& params, const uint8_t* in, size_t n) {
 bool AllFinite(ConstView x) {
   bool found = false;
   size_t seen = 0;
-  // The addend carries from the smallest bit pattern that is not finite: Inf's, or the double that rounds to a float's Inf.
+  // The addend carries from the smallest bit pattern that is not finite: Inf's, or the double that rounds to a float's
+  // Inf.
   switch (x.dtype) {
-    case DType::kFloat32: seen = FindCarry<uint32_t>(x.as<uint32_t>(), x.numel, 0x80000000u - kInfBits, &found); break;
-    case DType::kFloat16: seen = FindCarry<uint16_t>(x.as<uint16_t>(), x.numel, 0x8000u - 0x7C00u, &found); break;
-    case DType::kBFloat16: seen = FindCarry<uint16_t>(x.as<uint16_t>(), x.numel, 0x8000u - 0x7F80u, &found); break;
+    case DType::kFloat32:
+      seen = FindCarry<uint32_t>(x.as<uint32_t>(), x.numel, 0x80000000u - kInfBits, &found);
+      break;
+    case DType::kFloat16:
+      seen = FindCarry<uint16_t>(x.as<uint16_t>(), x.numel, 0x8000u - 0x7C00u, &found);
+      break;
+    case DType::kBFloat16:
+      seen = FindCarry<uint16_t>(x.as<uint16_t>(), x.numel, 0x8000u - 0x7F80u, &found);
+      break;
     case DType::kFloat64:
       constexpr uint64_t kLimit = std::bit_cast<uint64_t>(0x1.FFFFFFp127);
       seen = FindCarry<uint64_t>(x.as<uint64_t>(), x.numel, (uint64_t{1} << 63) - kLimit, &found);
@@ -249,9 +264,15 @@ bool AllZero(ConstView x) {
   bool found = false;
   size_t seen = 0;
   switch (size_of(x.dtype)) {
-    case 2: seen = FindNonZero<uint16_t>(x.as<uint16_t>(), x.numel, &found); break;
-    case 4: seen = FindNonZero<uint32_t>(x.as<uint32_t>(), x.numel, &found); break;
-    case 8: seen = FindNonZero<uint64_t>(x.as<uint64_t>(), x.numel, &found); break;
+    case 2:
+      seen = FindNonZero<uint16_t>(x.as<uint16_t>(), x.numel, &found);
+      break;
+    case 4:
+      seen = FindNonZero<uint32_t>(x.as<uint32_t>(), x.numel, &found);
+      break;
+    case 8:
+      seen = FindNonZero<uint64_t>(x.as<uint64_t>(), x.numel, &found);
+      break;
   }
   return !found && scalar::all_zero(x.slice(seen, x.numel - seen));
 }

@@ -1,7 +1,7 @@
 // Encoding of full groups from float32. Included once per target.
 //
-// A group goes through L1 once: LoadGroup computes the quantity to compress and the largest magnitudes, BlockParams what is
-// the same for a block, EmitTile codes, packs and updates the state.
+// A group goes through L1 once: LoadGroup computes the quantity to compress and the largest magnitudes, BlockParams
+// what is the same for a block, EmitTile codes, packs and updates the state.
 #if defined(TSQ_KERNELS_CPU_ENCODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TSQ_KERNELS_CPU_ENCODE_INL_H_
 #undef TSQ_KERNELS_CPU_ENCODE_INL_H_
@@ -32,13 +32,14 @@ enum class Map : uint8_t {
   kFit,    // v = x * inverse * gain + shift, k = rint(v); its zero-centred blocks are also those of kRound with u = 0
 };
 
-// What EmitTile needs to know about the blocks of a tile: entry 0 if the tile lies in one block, else one entry per block.
+// What EmitTile needs to know about the blocks of a tile: entry 0 if the tile lies in one block, else one entry per
+// block.
 struct TileParams {
   float inverse[8];
   float gain[8], shift[8];    // Map::kFit only
   float low[8], high[8];      // bounds of t; low = high in an empty block, whose codes are then all 0
   float offset[8], scale[8];  // value = ((t - kRounder) + offset) * scale
-  uint32_t base[8];  // code = bits(t) - base
+  uint32_t base[8];           // code = bits(t) - base
 };
 
 struct EncodeJob {
@@ -77,7 +78,8 @@ HWY_INLINE uint32_t LoadGroup(const EncodeJob& job, const float* HWY_RESTRICT x,
   return largest;
 }
 
-// Fills entry j of `tile` for a block of quantities with largest magnitude `magnitude`; returns the scale as on the wire.
+// Fills entry j of `tile` for a block of quantities with largest magnitude `magnitude`; returns the scale as on the
+// wire.
 template <Map kMap>
 HWY_INLINE uint32_t BlockParams(const QuantizerParams& params, const float* quantity, uint32_t magnitude, size_t j,
                                 TileParams& tile) {
@@ -102,7 +104,8 @@ HWY_INLINE uint32_t BlockParams(const QuantizerParams& params, const float* quan
   tile.inverse[j] = norm.inverse;
   tile.low[j] = kRounder + static_cast<float>(lowest);
   tile.high[j] = kRounder + static_cast<float>(highest);
-  // (2k + 1) * scale and (k + 1/2) * (2 * scale) are the same product before rounding, and 2 * scale is exact and finite.
+  // (2k + 1) * scale and (k + 1/2) * (2 * scale) are the same product before rounding, and 2 * scale is exact and
+  // finite.
   tile.offset[j] = mid_rise ? 0.5f : 0.0f;
   tile.scale[j] = mid_rise ? 2.0f * scale : scale;
   tile.base[j] = std::bit_cast<uint32_t>(tile.low[j]);
@@ -152,8 +155,8 @@ HWY_INLINE uint32_t QuadBase(const TileParams& tile, int bits, size_t row, int r
 // Vectors of Philox to run side by side: as many as the registers take.
 constexpr size_t PhiloxVectors() { return HWY_MAX_BYTES == 64 ? 2 : 1; }
 
-// Codes 256 quantities, packs them and updates the state. kUniform: the tile lies in one block, all rows use entry 0 of `tile`.
-// `counter`: Philox counter of lane 0. `row_shift`: log2(rows per block), not used if kUniform.
+// Codes 256 quantities, packs them and updates the state. kUniform: the tile lies in one block, all rows use entry 0 of
+// `tile`. `counter`: Philox counter of lane 0. `row_shift`: log2(rows per block), not used if kUniform.
 template <Map kMap, bool kDither, bool kUniform, int kBits>
 HWY_INLINE void EmitTile(const EncodeJob& job, const TileParams& tile, int row_shift, const float* HWY_RESTRICT x,
                          const float* HWY_RESTRICT quantity, float* HWY_RESTRICT state, uint64_t counter,
@@ -201,8 +204,8 @@ HWY_INLINE void EmitTile(const EncodeJob& job, const TileParams& tile, int row_s
   writer.Finish();
 }
 
-// Encodes one full group. Returns false, with nothing written to state or out, if a quantity is not finite or so large (2^120)
-// that the scale's limits matter.
+// Encodes one full group. Returns false, with nothing written to state or out, if a quantity is not finite or so large
+// (2^120) that the scale's limits matter.
 template <Map kMap, bool kDither, int kBits>
 bool EncodeGroup(const EncodeJob& job, const float* x, float* state, uint64_t offset, uint8_t* out) {
   HWY_ALIGN float quantity[kMaxBlock];

@@ -15,8 +15,8 @@ namespace tsq::kernels {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Four counter words of half the lanes, each in the low half of a 64-bit lane. The high halves hold left-overs: the widening
-// multiplication does not look at them, and not cleaning them up saves all shuffles.
+// Four counter words of half the lanes, each in the low half of a 64-bit lane. The high halves hold left-overs: the
+// widening multiplication does not look at them, and not cleaning them up saves all shuffles.
 template <class V>
 struct PhiloxState {
   V c0, c1, c2, c3;
@@ -46,8 +46,9 @@ struct LaneProducts {
 };
 inline constexpr LaneProducts kLaneProducts{};
 
-// The output words for counters counter + lane, counter + lane + 1, ..., kVectors vectors of them. `counter` is a multiple of 32
-// and lane < 32, so that the low 32 bits do not carry. All vectors advance together: a single one would wait for its multiplications.
+// The output words for counters counter + lane, counter + lane + 1, ..., kVectors vectors of them. `counter` is a
+// multiple of 32 and lane < 32, so that the low 32 bits do not carry. All vectors advance together: a single one would
+// wait for its multiplications.
 template <size_t kVectors, class D32, class V = hn::Vec<D32>>
 HWY_INLINE void Philox(D32 d, uint64_t counter, size_t lane, PhiloxKey key, PhiloxWords<V>* HWY_RESTRICT words) {
   const hn::Repartition<uint64_t, D32> d64;

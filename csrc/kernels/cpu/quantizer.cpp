@@ -1,5 +1,5 @@
-// The SIMD kernels: what is compiled once per target, and run-time dispatch. Full groups are done here, the last, partial group
-// and groups with an element that is huge or not finite by the scalar oracle, which gives the same bytes.
+// The SIMD kernels: what is compiled once per target, and run-time dispatch. Full groups are done here, the last,
+// partial group and groups with an element that is huge or not finite by the scalar oracle, which gives the same bytes.
 #include "kernels/quantizer.h"
 
 #include "kernels/cpu/targets.h"

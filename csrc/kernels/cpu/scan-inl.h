@@ -17,8 +17,8 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 constexpr size_t kScanChunk = 8192;  // bytes between two tests for an early exit
 
-// Elements at the front of `in`, a multiple of the chunk, of which all have (bits without sign) + addend below the sign bit.
-// Returns the number of elements seen, and in *found whether one of them failed.
+// Elements at the front of `in`, a multiple of the chunk, of which all have (bits without sign) + addend below the sign
+// bit. Returns the number of elements seen, and in *found whether one of them failed.
 template <class T>
 HWY_INLINE size_t FindCarry(const T* HWY_RESTRICT in, size_t n, T addend, bool* found) {
   const hn::ScalableTag<T> d;

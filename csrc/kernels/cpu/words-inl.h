@@ -1,5 +1,6 @@
-// The words of a full tile (256 elements, 8 rows of 32 lanes): 8 codes per lane, `bits` bytes. Included once per target.
-// In registers a word is two "quads": rows 0-3 and rows 4-7, 4 * bits bits each, so that 32-bit lanes hold any number of bits.
+// The words of a full tile (256 elements, 8 rows of 32 lanes): 8 codes per lane, `bits` bytes. Included once per
+// target. In registers a word is two "quads": rows 0-3 and rows 4-7, 4 * bits bits each, so that 32-bit lanes hold any
+// number of bits.
 #if defined(TSQ_KERNELS_CPU_WORDS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TSQ_KERNELS_CPU_WORDS_INL_H_
 #undef TSQ_KERNELS_CPU_WORDS_INL_H_
@@ -75,8 +76,8 @@ class TileWriter {
         hn::Store(hn::Or(low, hn::ShiftLeft<12>(high)), d, words_ + lane);
         break;
       default:
-        hn::StoreInterleaved2(hn::Or(low, hn::ShiftLeftSame(high, 4 * bits_)), hn::ShiftRightSame(high, 32 - 4 * bits_), d,
-                              words_ + 2 * lane);
+        hn::StoreInterleaved2(hn::Or(low, hn::ShiftLeftSame(high, 4 * bits_)), hn::ShiftRightSame(high, 32 - 4 * bits_),
+                              d, words_ + 2 * lane);
     }
   }
 

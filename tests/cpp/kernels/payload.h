@@ -1,4 +1,5 @@
-// Test data for the block quantizer: gradients of every kind, in every element type, at addresses that are aligned to the type only.
+// Test data for the block quantizer: gradients of every kind, in every element type, at addresses that are aligned to
+// the type only.
 #pragma once
 
 #include <cmath>
@@ -53,25 +54,37 @@ inline Buffer copy_of(const Buffer& from, size_t skew) {
 
 inline void store(DType dtype, void* to, size_t i, double value) {
   switch (dtype) {
-    case DType::kFloat32: static_cast<float*>(to)[i] = static_cast<float>(value); break;
-    case DType::kFloat64: static_cast<double*>(to)[i] = value; break;
-    case DType::kFloat16: static_cast<Half*>(to)[i] = to_half(static_cast<float>(value)); break;
-    case DType::kBFloat16: static_cast<BFloat16*>(to)[i] = to_bfloat16(static_cast<float>(value)); break;
+    case DType::kFloat32:
+      static_cast<float*>(to)[i] = static_cast<float>(value);
+      break;
+    case DType::kFloat64:
+      static_cast<double*>(to)[i] = value;
+      break;
+    case DType::kFloat16:
+      static_cast<Half*>(to)[i] = to_half(static_cast<float>(value));
+      break;
+    case DType::kBFloat16:
+      static_cast<BFloat16*>(to)[i] = to_bfloat16(static_cast<float>(value));
+      break;
   }
 }
 
 inline double load(DType dtype, const void* from, size_t i) {
   switch (dtype) {
-    case DType::kFloat32: return static_cast<const float*>(from)[i];
-    case DType::kFloat64: return static_cast<const double*>(from)[i];
-    case DType::kFloat16: return to_float(static_cast<const Half*>(from)[i]);
-    case DType::kBFloat16: return to_float(static_cast<const BFloat16*>(from)[i]);
+    case DType::kFloat32:
+      return static_cast<const float*>(from)[i];
+    case DType::kFloat64:
+      return static_cast<const double*>(from)[i];
+    case DType::kFloat16:
+      return to_float(static_cast<const Half*>(from)[i]);
+    case DType::kBFloat16:
+      return to_float(static_cast<const BFloat16*>(from)[i]);
   }
   return 0;
 }
 
-/// n elements of all that happens in gradients: Gaussian runs of very different size, sparse runs, zeros, both signs of zero,
-/// denormals; with `specials` a few Inf and NaN too.
+/// n elements of all that happens in gradients: Gaussian runs of very different size, sparse runs, zeros, both signs of
+/// zero, denormals; with `specials` a few Inf and NaN too.
 inline Buffer gradient(DType dtype, size_t n, size_t skew, uint64_t seed, bool specials = false) {
   std::mt19937_64 random(seed);
   std::normal_distribution<double> normal;

@@ -40,7 +40,8 @@ Expected expect(const Case& c, uint64_t seed) {
   e.state_before = test::gradient(state_type, c.n, size_of(state_type), seed + 1);
   e.state = test::copy_of(e.state_before, size_of(state_type));
   e.payload = Buffer(quantizer_bytes(c.n, c.params.bits, c.params.block), 1);
-  e.finite = scalar::quantize(c.params, c.form, {e.x.data(), c.dtype, c.n}, e.state.data(), kKey, c.offset, e.payload.data());
+  e.finite =
+      scalar::quantize(c.params, c.form, {e.x.data(), c.dtype, c.n}, e.state.data(), kKey, c.offset, e.payload.data());
   return e;
 }
 
@@ -48,7 +49,8 @@ void check_quantize(const Case& c, const Expected& e) {
   Buffer state = test::copy_of(e.state_before, size_of(state_dtype(c.dtype)));
   Buffer payload(e.payload.size(), 1);
   void* const state_data = c.form == Form::kPlain ? nullptr : state.data();
-  EXPECT_EQ(quantize(c.params, c.form, {e.x.data(), c.dtype, c.n}, state_data, kKey, c.offset, payload.data()), e.finite);
+  EXPECT_EQ(quantize(c.params, c.form, {e.x.data(), c.dtype, c.n}, state_data, kKey, c.offset, payload.data()),
+            e.finite);
   EXPECT_TRUE(payload.same(e.payload));
   EXPECT_TRUE(state.same(e.state));
   EXPECT_TRUE(payload.intact() && state.intact());
@@ -139,9 +141,11 @@ TEST(Slices, HaveTheCodesOfTheWhole) {
     Buffer whole(quantizer_bytes(n, 4, block), 0), parts(quantizer_bytes(n, 4, block), 0);
     quantize(params, Form::kPlain, view, nullptr, kKey, 0, whole.data());
     quantize(params, Form::kPlain, view.slice(0, cut), nullptr, kKey, 0, parts.data());
-    quantize(params, Form::kPlain, view.slice(cut, n - cut), nullptr, kKey, cut, parts.data() + quantizer_bytes(cut, 4, block));
+    quantize(params, Form::kPlain, view.slice(cut, n - cut), nullptr, kKey, cut,
+             parts.data() + quantizer_bytes(cut, 4, block));
     EXPECT_TRUE(whole.same(parts));
-    quantize(params, Form::kPlain, view.slice(cut, n - cut), nullptr, kKey, 0, parts.data() + quantizer_bytes(cut, 4, block));
+    quantize(params, Form::kPlain, view.slice(cut, n - cut), nullptr, kKey, 0,
+             parts.data() + quantizer_bytes(cut, 4, block));
     EXPECT_FALSE(whole.same(parts)) << "the dither does not depend on the offset";
   }
 }

@@ -1,0 +1,251 @@
+// The quantizer as a compressor: class constants, resolution of open choices, fused forms, checks. Its bytes: kernels/.
+#include "compressors/quantizer.h"
+
+#include <gtest/gtest.h>
+
+#include "compressors/registry.h"
+#include "vectors.h"
+
+namespace tsq {
+namespace {
+
+using test::Vector;
+
+CompressorPtr quantizer(int bits, uint32_t block = 256, std::optional<QuantizerLevels> levels = {},
+                        std::optional<bool> stochastic = {}) {
+  return std::make_shared<Quantizer>(Quantizer::Config{bits, block, levels, stochastic});
+}
+
+std::vector<CompressorPtr> all_kinds() {
+  std::vector<CompressorPtr> out;
+  for (int bits = 1; bits <= 8; ++bits) {
+    for (const uint32_t block : {32u, 256u, 1024u}) {
+      out.push_back(quantizer(bits, block, QuantizerLevels::kFit));
+      out.push_back(quantizer(bits, block, QuantizerLevels::kUnbiased));
+      out.push_back(quantizer(bits, block, QuantizerLevels::kUnbiased, false));
+    }
+  }
+  out.push_back(quantizer(1)->as_contractive());
+  out.push_back(quantizer(2, 256, QuantizerLevels::kUnbiased)->as_contractive());  // shrunk
+  return out;
+}
+
+Vector decoded(const Compressor& c, Bytes payload, DType dtype, DType as, size_t n) {
+  const Vector out(as, n);
+  c.decode_add(payload, dtype, 1.0, out.view());
+  return out;
+}
+
+double squared_error(const Vector& a, const Vector& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return sum;
+}
+
+double squared_norm(const Vector& a) { return squared_error(a, Vector(DType::kFloat64, a.size())); }
+
+TEST(Quantizer, HasTheConstantsOfTheTable) {
+  const double omega[] = {255, 7.5, 2.208, 0.745, 0.230, 0.0624, 0.0158, 0.0039};
+  const double scaled[] = {1.0 / 256, 0.118, 0.312, 0.573, 0.813, 0.941, 0.984, 0.996};
+  const double nearest[] = {0, 0.0154, 0.124, 0.435, 0.779, 0.938, 0.984, 0.996};
+  for (int bits = 1; bits <= 8; ++bits) {
+    SCOPED_TRACE(bits);
+    const auto b = static_cast<size_t>(bits - 1);
+    const Class plain = quantizer(bits, 256, QuantizerLevels::kUnbiased)->class_of(10'000);
+    ASSERT_TRUE(plain.omega);
+    EXPECT_NEAR(*plain.omega, omega[b], bits > 6 ? 6e-5 : omega[b] * 3e-3);
+    EXPECT_EQ(plain.alpha.has_value(), bits >= 4);
+    if (plain.alpha) EXPECT_NEAR(*plain.alpha, 1 - omega[b], 1e-3);
+    const Class contractive = quantizer(bits, 256, QuantizerLevels::kUnbiased)->as_contractive()->class_of(10'000);
+    if (bits < 4) {
+      ASSERT_TRUE(contractive.alpha && !contractive.omega);
+      EXPECT_NEAR(*contractive.alpha, scaled[b], 1e-3);
+    } else {
+      EXPECT_EQ(contractive.omega, plain.omega);  // contractive as it is: left alone
+    }
+    const Class fit = quantizer(bits, 256, QuantizerLevels::kFit)->class_of(10'000);
+    ASSERT_TRUE(fit.alpha && !fit.omega);
+    EXPECT_NEAR(*fit.alpha, bits == 1 ? 1.0 / 256 : nearest[b], 1e-3);
+    if (bits > 1) {
+      EXPECT_NEAR(*quantizer(bits, 256, QuantizerLevels::kUnbiased, false)->class_of(10'000).alpha, nearest[b], 1e-3);
+    }
+  }
+}
+
+TEST(Quantizer, ConstantsFollowTheShorterOfBlockAndVector) {
+  for (const CompressorPtr& c : all_kinds()) {
+    const Class one = c->class_of(1), none = c->class_of(0);
+    if (one.omega) EXPECT_EQ(*one.omega, 0.0) << c->spec();
+    if (one.alpha && one.omega) EXPECT_EQ(*one.alpha, 1.0) << c->spec();
+    EXPECT_EQ(one.omega, none.omega);
+    EXPECT_EQ(c->class_of(1 << 20).alpha, c->class_of(4096).alpha);
+  }
+}
+
+/// Inputs that are hard for somebody: random, one-hot, constant, one maximum and all others at `t` of the first level.
+std::vector<Vector> hard_inputs(int bits, size_t n) {
+  std::vector<Vector> out;
+  for (uint64_t seed = 0; seed < 4; ++seed) out.push_back(test::random_vector(DType::kFloat64, n, seed));
+  const double s = bits == 1 ? 0.5 : (1 << (bits - 1)) - 1;
+  for (const double fraction : {0.0, 1 / (1 + std::sqrt(1 + static_cast<double>(n - 1) / (s * s))), 0.499, 0.501, 1.0, s}) {
+    Vector x(DType::kFloat64, n);
+    for (size_t i = 0; i < n; ++i) x.set(i, (i % 2 ? -1 : 1) * fraction / s);
+    x.set(n / 3, 1.0);
+    out.push_back(x);
+  }
+  return out;
+}
+
+TEST(Quantizer, ContractsAsItsClassSays) {
+  for (int bits = 1; bits <= 8; ++bits) {
+    double worst = 0;
+    for (const auto levels : {QuantizerLevels::kFit, QuantizerLevels::kUnbiased}) {
+      const bool nearest = levels == QuantizerLevels::kUnbiased;
+      if (nearest && bits == 1) continue;  // no class
+      const CompressorPtr c = quantizer(bits, 256, levels, nearest ? std::optional(false) : std::nullopt);
+      for (const Vector& x : hard_inputs(bits, 256)) {
+        std::vector<uint8_t> out(c->max_bytes(256, DType::kFloat64));
+        c->encode(x.view(), {}, out);
+        const double ratio = squared_error(decoded(*c, out, DType::kFloat64, DType::kFloat64, 256), x) / squared_norm(x);
+        EXPECT_LE(ratio, (1 - *c->class_of(256).alpha) * (1 + 1e-5) + 1e-12) << c->spec();
+        if (nearest) worst = std::max(worst, ratio / (1 - *c->class_of(256).alpha));
+      }
+    }
+    if (bits > 1) EXPECT_GT(worst, 0.98) << bits;  // the constant is attained in the limit: the inputs are hard enough
+  }
+}
+
+TEST(Quantizer, VarianceAndShrunkErrorAreBoundedByTheClass) {
+  constexpr int kDraws = 200;
+  for (int bits = 1; bits <= 8; ++bits) {
+    double worst = 0;
+    const CompressorPtr plain = quantizer(bits, 256, QuantizerLevels::kUnbiased), contractive = plain->as_contractive();
+    for (const Vector& x : hard_inputs(bits, 256)) {
+      for (const CompressorPtr& c : {plain, contractive}) {
+        double error = 0;
+        for (uint64_t step = 0; step < kDraws; ++step) {
+          std::vector<uint8_t> out(c->max_bytes(256, DType::kFloat64));
+          c->encode(x.view(), {philox_key({.step = step}), 0}, out);
+          error += squared_error(decoded(*c, out, DType::kFloat64, DType::kFloat64, 256), x) / kDraws;
+        }
+        const Class k = c->class_of(256);
+        const double bound = k.omega ? *k.omega : 1 - *k.alpha;
+        EXPECT_LE(error, squared_norm(x) * (bound * 1.1 + 1e-6)) << c->spec();
+        if (c == plain) worst = std::max(worst, error / squared_norm(x) / bound);
+      }
+    }
+    EXPECT_GT(worst, 0.9) << bits;  // the exact supremum
+  }
+}
+
+TEST(Quantizer, ResolvesOpenChoices) {
+  EXPECT_EQ(quantizer(4)->as_contractive()->spec(), "Quantizer(bits=4, levels='fit')");
+  EXPECT_EQ(quantizer(4)->as_unbiased()->spec(), "Quantizer(bits=4, levels='unbiased')");
+  EXPECT_EQ(quantizer(4, 256, QuantizerLevels::kFit)->as_unbiased()->spec(), "Quantizer(bits=4, levels='fit')");
+  EXPECT_EQ(quantizer(4, 256, QuantizerLevels::kUnbiased)->as_contractive()->spec(), "Quantizer(bits=4, levels='unbiased')");
+  const auto resolved = quantizer(2, 256, std::nullopt, true)->as_contractive();  // asked for dither: stays unbiased, shrunk
+  EXPECT_EQ(resolved->format().levels, wire::Levels::kUnbiased);
+  EXPECT_NEAR(dynamic_cast<const Quantizer&>(*resolved).config().shrink, 1 / 8.5, 1e-3);
+  EXPECT_EQ(dynamic_cast<const Quantizer&>(*quantizer(1, 256, QuantizerLevels::kUnbiased)->as_contractive()).config().shrink,
+            1.0f / 256);
+  EXPECT_EQ(dynamic_cast<const Quantizer&>(*quantizer(4)->as_contractive()).config().shrink, 1.0f);
+  EXPECT_EQ(quantizer(4, 256, QuantizerLevels::kUnbiased, false)->as_contractive()->spec(),
+            "Quantizer(bits=4, levels='unbiased', rounding='nearest')");
+}
+
+TEST(Quantizer, RejectsImpossibleConfigurations) {
+  for (const int bits : {-1, 0, 9, 1000}) EXPECT_THROW(quantizer(bits), ArgumentError);
+  for (const uint32_t block : {0u, 1u, 16u, 33u, 100u, 8192u, UINT32_MAX}) EXPECT_THROW(quantizer(4, block), ArgumentError);
+  EXPECT_THROW(quantizer(4, 256, QuantizerLevels::kFit, true), ArgumentError);
+  EXPECT_NO_THROW(quantizer(4, 256, QuantizerLevels::kFit, false));
+}
+
+TEST(Quantizer, RejectsOtherLengths) {
+  for (const CompressorPtr& c : all_kinds()) {
+    for (const size_t n : {0, 1, 255, 256, 257, 5000}) {
+      const std::vector<uint8_t> zeros(c->max_bytes(n, DType::kFloat32) + 1);
+      const Bytes whole = Bytes(zeros).first(zeros.size() - 1);
+      EXPECT_NO_THROW(c->validate(whole, n, DType::kFloat32)) << c->spec();  // all zero: legal, decodes to zeros
+      EXPECT_THROW(c->validate(zeros, n, DType::kFloat32), WireError);
+      if (n) EXPECT_THROW(c->validate(whole.first(whole.size() - 1), n, DType::kFloat32), WireError);
+      for (const uint64_t hostile : {uint64_t{1} << 32, uint64_t{1} << 60, uint64_t{1} << 61, uint64_t{1} << 63, UINT64_MAX,
+                                     UINT64_MAX - 255, uint64_t{n} + 256})
+        ASSERT_THROW(c->validate(whole, hostile, DType::kFloat32), WireError) << c->spec() << ' ' << hostile;
+    }
+  }
+}
+
+class QuantizerForms : public testing::TestWithParam<DType> {};
+INSTANTIATE_TEST_SUITE_P(All, QuantizerForms, testing::ValuesIn(test::kAllDTypes),
+                         [](const auto& info) { return name_of(info.param); });
+
+TEST_P(QuantizerForms, FusedFormsAreTheComposedOnes) {
+  const DType dtype = GetParam(), state = state_dtype(dtype);
+  const auto round = [&](double v) { return state == DType::kFloat64 ? v : static_cast<double>(static_cast<float>(v)); };
+  uint64_t trial = 0;
+  for (const CompressorPtr& c : all_kinds()) {
+    for (const size_t n : {0, 1, 255, 256, 257, 5000}) {
+      const EncodeKey key{philox_key({.seed = ++trial}), trial % 3 * c->granularity()};
+      const Vector x = test::random_vector(dtype, n, trial), s = test::random_vector(state, n, trial + 1000);
+      for (const bool residual : {true, false}) {
+        Vector input(state, n), next(s), expected(state, n);
+        for (size_t i = 0; i < n; ++i) input.set(i, round(residual ? s[i] + x[i] : x[i] - s[i]));
+        std::vector<uint8_t> fused(c->max_bytes(n, dtype)), composed(fused.size());
+        const auto sent = residual ? c->encode_residual(x.view(), next.view(), key, fused)
+                                   : c->encode_shifted(x.view(), next.view(), key, fused);
+        c->encode(input.view(), key, composed);
+        ASSERT_TRUE(sent.finite && sent.bytes == fused.size());
+        ASSERT_EQ(fused, composed) << c->spec() << " n " << n;
+        ASSERT_NO_THROW(c->validate(fused, n, dtype));
+        const Vector m = decoded(*c, fused, dtype, state, n);
+        for (size_t i = 0; i < n; ++i) expected.set(i, round(residual ? input[i] - m[i] : s[i] + m[i]));
+        ASSERT_EQ(test::max_difference(next.view(), expected.view()), 0.0) << c->spec() << " n " << n;
+      }
+    }
+  }
+}
+
+TEST_P(QuantizerForms, SlicesAtTheGranularityGiveTheBytesOfTheWhole) {
+  const DType dtype = GetParam();
+  const size_t n = 5000;
+  const Vector x = test::random_vector(dtype, n, 9);
+  for (const CompressorPtr& c : all_kinds()) {
+    const PhiloxKey key = philox_key({.seed = 1});
+    std::vector<uint8_t> whole(c->max_bytes(n, dtype)), parts;
+    c->encode(x.view(), {key, 0}, whole);
+    for (size_t begin = 0; begin < n; begin += 2 * c->granularity()) {
+      const size_t count = std::min(n - begin, 2 * c->granularity());
+      std::vector<uint8_t> part(c->max_bytes(count, dtype));
+      c->encode(ConstView(x.view()).slice(begin, count), {key, begin}, part);
+      parts.insert(parts.end(), part.begin(), part.end());
+    }
+    ASSERT_EQ(parts, whole) << c->spec();
+  }
+}
+
+TEST_P(QuantizerForms, MeanIsTheSumInOrderDividedOnce) {
+  const DType dtype = GetParam(), state = state_dtype(dtype);
+  const CompressorPtr c = quantizer(3, 64);
+  for (const size_t world : {1, 2, 3, 17}) {
+    std::vector<std::vector<uint8_t>> payloads;
+    Vector sum(state, 700), expected(dtype, 700);
+    for (size_t r = 0; r < world; ++r) {
+      payloads.emplace_back(c->max_bytes(700, dtype));
+      c->encode(test::random_vector(dtype, 700, r).view(), {philox_key({.rank = uint32_t(r)}), 0}, payloads.back());
+      c->decode_add(payloads.back(), dtype, 1.0, sum.view());
+    }
+    for (size_t i = 0; i < 700; ++i) {
+      if (state == DType::kFloat64)
+        expected.set(i, sum[i] / static_cast<double>(world));
+      else
+        expected.set(i, static_cast<float>(sum[i]) / static_cast<float>(world));
+    }
+    const Vector out(dtype, 700);
+    const std::vector<Bytes> in(payloads.begin(), payloads.end());
+    c->decode_mean(in, out.view());
+    EXPECT_EQ(test::max_difference(out.view(), expected.view()), 0.0);
+  }
+}
+
+}  // namespace
+}  // namespace tsq

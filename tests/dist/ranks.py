@@ -1,0 +1,144 @@
+"""Runs a function, or a script, in W real processes joined by Gloo. Helpers of the tests in this folder; no tests here.
+
+Each call gets fresh processes (forked from a server that has imported torch already: 0.1 s instead of 3) and a fresh FileStore.
+Past its time limit a call kills its own children and fails. OMP_NUM_THREADS is 1 in the ranks.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import multiprocessing as mp
+import multiprocessing.connection
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "FATAL"}
+_context = mp.get_context("forkserver")
+_context.set_forkserver_preload(["pytest", "torch", "torch.distributed", "torch.nn.parallel", "torch_smoothquant", "ranks"])
+
+
+class RanksFailed(AssertionError):
+    """A rank raised, died or ran past the limit; shows every rank's end."""
+
+
+def join_group(store: str, rank: int, world: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=60))
+
+
+def _main(function: Callable[..., Any], rank: int, world: int, store: str, args: tuple, pipe: multiprocessing.connection.Connection) -> None:
+    error = value = None
+    try:
+        join_group(store, rank, world)
+        value = function(rank, world, *args)
+    except BaseException:
+        error = traceback.format_exc()
+    out = io.BytesIO()
+    torch.save((value, error), out)  # not the pipe's pickler: torch would send handles to this process's memory
+    pipe.send_bytes(out.getvalue())
+    pipe.close()
+    if error is None and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def run_ranks(function: Callable[..., Any], world: int, *args: Any, timeout: float = 60, may_die: Sequence[int] = ()) -> list[Any]:
+    """[function(rank, world, *args) for every rank]; ranks in `may_die` that end without a result give None.
+
+    `function` is defined at the top of a module. Raises RanksFailed if a rank raised, died, or was not gone `timeout` seconds after
+    the start.
+    """
+    deadline = time.monotonic() + timeout
+    before = {name: os.environ.get(name) for name in QUIET}
+    os.environ.update(QUIET)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            processes, pipes = [], []
+            for rank in range(world):
+                receive, send = _context.Pipe(duplex=False)
+                process = _context.Process(target=_main, args=(function, rank, world, f"{folder}/store", args, send), daemon=True)
+                process.start()
+                send.close()
+                processes.append(process)
+                pipes.append(receive)
+            try:
+                outcomes = [_outcome(pipe, deadline) for pipe in pipes]
+                for process in processes:
+                    process.join(max(0.1, deadline - time.monotonic()))
+                stuck = [rank for rank, process in enumerate(processes) if process.is_alive()]
+            finally:
+                for process in processes:
+                    process.kill()
+                    process.join()
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    failed = [r for r, (_, error) in enumerate(outcomes) if error and not (r in may_die and error == "died")]
+    if failed or stuck:
+        ends = [f"rank {r}: {error or 'a result'}; exit code {processes[r].exitcode}" for r, (_, error) in enumerate(outcomes)]
+        raise RanksFailed("\n".join([f"failed: {failed}, still alive at the limit: {stuck}", *ends]))
+    return [value for value, _ in outcomes]
+
+
+def _outcome(pipe: multiprocessing.connection.Connection, deadline: float) -> tuple[Any, str | None]:
+    if not pipe.poll(max(0.0, deadline - time.monotonic())):
+        return None, "no result within the limit"
+    try:
+        return torch.load(io.BytesIO(pipe.recv_bytes()), weights_only=False)
+    except (EOFError, pickle.UnpicklingError):
+        return None, "died"
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int  # minus the signal, if one killed it
+    seconds: float  # from its last line of output to its end
+    output: str
+
+
+def run_scripts(source: str, world: int, timeout: float = 60) -> list[Ended]:
+    """Runs a program in `world` interpreters that end as Python ends (run_ranks' processes skip the interpreter's finalisation).
+
+    `rank`, `world`, `dist`, `torch`, `tsq` and everything in this module and in models.py are defined; the group is joined.
+    """
+    prologue = ("import os, sys, time, threading, torch, torch.distributed as dist, torch_smoothquant as tsq\n"
+                "from ranks import *\nfrom models import *\nrank, world = int(sys.argv[1]), int(sys.argv[2])\n"
+                "join_group(sys.argv[3], rank, world)\n")
+    deadline = time.monotonic() + timeout
+    environment = {**os.environ, **QUIET, "PYTHONPATH": str(Path(__file__).parent), "PYTHONUNBUFFERED": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [subprocess.Popen([sys.executable, "-c", prologue + source, str(rank), str(world), f"{folder}/store"], text=True,
+                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) for rank in range(world)]
+        try:
+            return [_ended(process, deadline) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+
+def _ended(process: subprocess.Popen, deadline: float) -> Ended:
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    output, last = "", time.monotonic()
+    while True:
+        ended = process.poll() is not None
+        if text := process.stdout.read():
+            output, last = output + text, time.monotonic()
+        if ended:
+            return Ended(process.returncode, time.monotonic() - last, output)
+        if time.monotonic() > deadline:
+            raise RanksFailed(f"still alive at the limit; its output:\n{output}")
+        time.sleep(0.02)
