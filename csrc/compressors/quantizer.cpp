@@ -49,20 +49,24 @@ wire::Format Quantizer::format() const {
 }
 
 Class Quantizer::class_of(size_t n) const {
-  const double s = config_.bits == 1 ? 0.5 : static_cast<double>((1 << (config_.bits - 1)) - 1);
   const double others = static_cast<double>(std::min<size_t>(config_.block, std::max<size_t>(n, 1)) - 1);
-  const double nearest = 1.0 / (1.0 + others / (4.0 * s * s));
-  switch (params_.rounding) {
-    case kernels::Rounding::kNearest:
-      return {.omega = std::nullopt, .alpha = nearest};
-    case kernels::Rounding::kFit:
-      return {.omega = std::nullopt, .alpha = config_.bits == 1 ? 1.0 / (others + 1.0) : nearest};
-    case kernels::Rounding::kStochastic:
-      break;
+  const bool shrunk = params_.shrink != 1.0f;
+  if (config_.bits == 1) {  // no level at zero: one non-zero element in a block is the worst input
+    const double block = others + 1.0;
+    switch (params_.rounding) {
+      case kernels::Rounding::kFit:
+        return {.omega = std::nullopt, .alpha = 1.0 / block};
+      case kernels::Rounding::kNearest:
+        return {.omega = std::nullopt, .alpha = shrunk ? std::optional(1.0 / (block * block)) : std::nullopt};
+      case kernels::Rounding::kStochastic:
+        return shrunk ? Class{.omega = std::nullopt, .alpha = 1.0 / block} : Class{.omega = others, .alpha = {}};
+    }
   }
-  // One bit has no level at zero: a block with one non-zero element attains B - 1.
-  const double omega = config_.bits == 1 ? others : 0.5 * (std::sqrt(1.0 + others / (s * s)) - 1.0);
-  if (params_.shrink != 1.0f) return {.omega = std::nullopt, .alpha = 1.0 / (1.0 + omega)};
+  const double s = static_cast<double>((1 << (config_.bits - 1)) - 1);
+  if (params_.rounding != kernels::Rounding::kStochastic)
+    return {.omega = std::nullopt, .alpha = 1.0 / (1.0 + others / (4.0 * s * s))};
+  const double omega = 0.5 * (std::sqrt(1.0 + others / (s * s)) - 1.0);
+  if (shrunk) return {.omega = std::nullopt, .alpha = 1.0 / (1.0 + omega)};
   return {.omega = omega, .alpha = omega < 1.0 ? std::optional(1.0 - omega) : std::nullopt};
 }
 
@@ -71,9 +75,10 @@ CompressorPtr Quantizer::as_contractive() const {
   if (!config.levels)
     config.levels = config.stochastic.value_or(false) ? QuantizerLevels::kUnbiased : QuantizerLevels::kFit;
   const auto plain = std::make_shared<Quantizer>(config);
-  const std::optional<double> omega = plain->class_of(config.block).omega;
-  if (!omega || *omega < 1.0) return plain;
-  config.shrink = static_cast<float>(1.0 / (1.0 + *omega));
+  const Class c = plain->class_of(config.block);
+  if (c.alpha) return plain;
+  // 1 / (1 + omega); the one-bit grid rounded to nearest is 1 / B as well: |x - (N/B) sign x|^2 <= (1 - 1/B^2) |x|^2.
+  config.shrink = static_cast<float>(c.omega ? 1.0 / (1.0 + *c.omega) : 1.0 / config.block);
   return std::make_shared<Quantizer>(config);
 }
 

@@ -1,10 +1,11 @@
 // Quantizer(bits, block, levels, rounding): fixed-width codes, one scale per block. Format: docs/wire_format.md,
 // codec 1.
 //
-//   levels "unbiased": symmetric grid up to the block's maximum, stochastic rounding:  U(omega),
-//       omega = (sqrt(1 + (B-1)/s^2) - 1) / 2, s = 2^(bits-1) - 1 (1/2 for one bit): the exact supremum over inputs.
+//   levels "unbiased": symmetric grid up to the block's maximum, stochastic rounding: U(omega), the exact supremum over
+//   inputs
+//       omega = (sqrt(1 + (B-1)/s^2) - 1) / 2, s = 2^(bits-1) - 1; one bit, which has no level at zero: B - 1.
 //       Unscaled it is also B(1 - omega) where omega < 1; with `shrink` = 1/(1+omega) it is B(1/(1+omega)) for every
-//       width. rounding "nearest": B(1 / (1 + (B-1)/(4 s^2))).
+//       width. rounding "nearest": B(1 / (1 + (B-1)/(4 s^2))); one bit only with `shrink` = 1/B: B(1/B^2).
 //   levels "fit": 2^bits codes, nearest, the better of two grids per block and the least-squares scale <x,q>/<q,q>,
 //   hence
 //       |x - s q|^2 = |x|^2 - <x,q>^2/|q|^2: never worse than "nearest" (one bit: B(1/B)).

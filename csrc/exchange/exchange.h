@@ -15,7 +15,7 @@ struct Traffic {
   uint64_t collectives = 0;
   uint64_t handed_bytes = 0;  ///< sizes of the buffers given to collectives by this rank
   uint64_t wire_bytes = 0;    ///< bytes that leave this rank: all_gather (W-1) * own, all_to_all what goes to others,
-                            ///< all_reduce 2 (W-1)/W * own (a ring)
+                              ///< all_reduce 2 (W-1)/W * own (a ring)
 };
 
 /// Collectives over `size()` ranks. Blocking; throws what the transport throws (time-outs included), after which the

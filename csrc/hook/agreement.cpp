@@ -8,6 +8,8 @@ namespace tsq {
 
 namespace {
 
+constexpr size_t kMaxFacts = size_t{1} << 28;  // a peer's length is not trusted
+
 void append(std::string& out, const std::string& text) {
   uint8_t length[8];
   store<uint64_t>(length, text.size());
@@ -51,6 +53,7 @@ void agree(Exchange& exchange, const std::string& what, const Facts& facts) {
   exchange.all_gather(length, lengths);
   size_t longest = 1;
   for (size_t r = 0; r < world; ++r) longest = std::max<size_t>(longest, load<uint64_t>(&lengths[8 * r]));
+  if (longest > kMaxFacts) throw_wire("facts", concat("at most ", kMaxFacts, " bytes"), longest);
   std::vector<uint8_t> padded(longest), all(longest * world);
   std::copy(mine.begin(), mine.end(), padded.begin());
   exchange.all_gather(padded, all);

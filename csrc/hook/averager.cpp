@@ -40,10 +40,11 @@ Averager::Averager(std::vector<Parameter> parameters, const AveragerConfig& conf
   delivery_.resize(parameters_.size());
   for (uint32_t id = 0; id < parameters_.size(); ++id) {
     const Parameter& p = parameters_[id];
-    all_identity_ = all_identity_ && p.up->compressor().format().codec == wire::Codec::kRaw;
     worker_.push_back(make_slots(*p.up, p.numel, p.dtype, 0));
     const Range own = owned_range(p.numel, p.granularity(), id, rank, world);
     const bool sharded = config_.exchange == ExchangeKind::kSharded;
+    const auto is_raw = [](const Mechanism& m) { return m.compressor().format().codec == wire::Codec::kRaw; };
+    all_identity_ = all_identity_ && is_raw(*p.up) && (!sharded || is_raw(*p.down));
     owner_.push_back(make_slots(*p.down, sharded ? own.size() : 0, p.dtype, own.begin));
   }
   for (const StateRef& ref : state()) stats_.state_bytes += ref.view.numel * size_of(ref.view.dtype);
@@ -117,8 +118,12 @@ std::vector<View> Averager::state_of(const Slots& slots, const Piece& piece) con
 }
 
 void Averager::average(std::span<const uint32_t> ids, View buffer) {
-  for (const uint32_t id : ids)
+  for (const uint32_t id : ids) {
     if (id >= parameters_.size()) throw ArgumentError(concat("bucket: unknown parameter number ", id));
+    if (parameters_[id].dtype != buffer.dtype)
+      throw ArgumentError(concat("bucket: expected dtype ", name_of(parameters_[id].dtype), ", that of parameter ",
+                                 parameters_[id].name, ", got ", name_of(buffer.dtype)));
+  }
   const Layout& layout = layout_of(ids, buffer.dtype);
   if (layout.numel != buffer.numel)
     throw ArgumentError(concat("bucket: expected ", layout.numel, " elements, those of its ", ids.size(),

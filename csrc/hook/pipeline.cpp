@@ -67,6 +67,9 @@ void Pipeline::run(const Task& task) {
 }
 
 void Pipeline::close() {
+  if (std::this_thread::get_id() == worker_.get_id())
+    throw std::logic_error(
+        "torch_smoothquant: close: expected a call from outside the callbacks of the hook's own futures");
   const std::lock_guard closing(close_mutex_);
   {
     const std::lock_guard lock(mutex_);

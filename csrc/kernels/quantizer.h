@@ -1,8 +1,8 @@
 // The block quantizer's kernels: sweeps over memory, no state, no checks. Definition: docs/wire_format.md, codec 1.
 //
-// Every function exists twice: in tsq::kernels (SIMD, chosen at run time for the CPU) and in tsq::kernels::scalar, the oracle,
-// which is plain loops and also serves tails and odd types. Both give the same bytes. Pointers to elements need the alignment of
-// their type only, pointers to bytes none. Nothing here allocates or throws. Thread-safe.
+// Every function exists twice: in tsq::kernels (SIMD, chosen at run time for the CPU) and in tsq::kernels::scalar, the
+// oracle, which is plain loops and also serves tails and odd types. Both give the same bytes. Pointers to elements need
+// the alignment of their type only, pointers to bytes none. Nothing here allocates or throws. Thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -27,10 +27,10 @@ enum class Form : uint8_t {
 };
 
 struct QuantizerParams {
-  int bits = 4;            ///< 1..8
-  uint32_t block = 256;    ///< power of two, 32..4096
+  int bits = 4;          ///< 1..8
+  uint32_t block = 256;  ///< power of two, 32..4096
   Rounding rounding = Rounding::kFit;
-  float shrink = 1.0f;     ///< multiplies the scales of kStochastic and kNearest
+  float shrink = 1.0f;  ///< multiplies the scales of kStochastic and kNearest
 
   constexpr size_t group() const { return block > 256 ? block : 256; }
 };
@@ -41,24 +41,23 @@ constexpr size_t quantizer_bytes(size_t n, int bits, uint32_t block) {
   return 4 * ((n + block - 1) / block) + 32 * (size_t(bits) * (n / 256) + (size_t(bits) * tail_rows + 7) / 8);
 }
 
-/// Encodes x into `out` (quantizer_bytes(x.numel) bytes). `state` has x.numel elements of state_dtype(x.dtype); null for kPlain.
-/// `offset` is the place of x[0] in its parameter, a multiple of params.group().
-/// Returns false if a block's compressed quantity (x, e + x or x - h) was not finite in fp32: such a block is written as an empty
-/// one and its state is left as it was; all other blocks are encoded normally.
-/// Reads x and state once, writes state and out once.
+/// Encodes x into `out` (quantizer_bytes(x.numel) bytes). `state` has x.numel elements of state_dtype(x.dtype); null
+/// for kPlain. `offset` is the place of x[0] in its parameter, a multiple of params.group(). Returns false if a block's
+/// compressed quantity (x, e + x or x - h) was not finite in fp32: such a block is written as an empty one and its
+/// state is left as it was; all other blocks are encoded normally. Reads x and state once, writes state and out once.
 bool quantize(const QuantizerParams& params, Form form, ConstView x, void* state, PhiloxKey key, uint64_t offset,
               uint8_t* out);
 
-/// acc[i] += scale * value[i]; acc is float32 or float64 (values are fp32, then converted; scale is applied in acc's type, and
-/// scale = 1 adds the value itself).
+/// acc[i] += scale * value[i]; acc is float32 or float64 (values are fp32, then converted; scale is applied in acc's
+/// type, and scale = 1 adds the value itself).
 void dequantize_add(const QuantizerParams& params, const uint8_t* in, size_t n, double scale, View acc);
 
-/// out[i] = (((0 + value_0[i]) + value_1[i]) + ...) / count, summed in state_dtype(out.dtype) in the order given, divided by `count`
-/// once (not at all if count = 1), rounded to out.dtype. One sweep over `out`.
+/// out[i] = (((0 + value_0[i]) + value_1[i]) + ...) / count, summed in state_dtype(out.dtype) in the order given,
+/// divided by `count` once (not at all if count = 1), rounded to out.dtype. One sweep over `out`.
 void dequantize_mean(const QuantizerParams& params, const uint8_t* const* in, size_t count, View out);
 
-/// True if every scale and every code of the payload is legal (docs/wire_format.md). Only bits, block and whether rounding is kFit
-/// are looked at. `in` has quantizer_bytes(n) bytes.
+/// True if every scale and every code of the payload is legal (docs/wire_format.md). Only bits, block and whether
+/// rounding is kFit are looked at. `in` has quantizer_bytes(n) bytes.
 bool valid_payload(const QuantizerParams& params, const uint8_t* in, size_t n);
 
 /// True if no element is Inf or NaN (for float64: beyond float32's range counts as Inf). Stops early at the first one.
@@ -67,7 +66,8 @@ bool all_finite(ConstView x);
 /// True if every element is +0 or -0. Stops early at the first other one.
 bool all_zero(ConstView x);
 
-/// Names of the SIMD targets compiled in and usable on this CPU, best first, e.g. {"AVX3", "AVX2", "SSE4"}; static storage.
+/// Names of the SIMD targets compiled in and usable on this CPU, best first, e.g. {"AVX3", "AVX2", "SSE4"}; static
+/// storage.
 const char* const* simd_targets(size_t* count);
 
 /// Restricts dispatch to one of simd_targets() (for tests and benchmarks), or lifts the restriction with nullptr.

@@ -23,7 +23,7 @@ wire::Section send_section(const Mechanism& mechanism, Delivery delivery, ConstV
   if (delivery == Delivery::kSend) {
     const Compressor::Encoded sent = mechanism.send(x, state, key, out);
     section.bytes = sent.bytes;
-    section.non_finite = !sent.finite;
+    section.non_finite = !sent.finite;  // with state: only if finite x and finite state overflow together
   } else {
     section.bytes = mechanism.compressor().max_bytes(x.numel, x.dtype);
   }

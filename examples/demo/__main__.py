@@ -32,11 +32,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adam")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: depends on the optimizer)")
     parser.add_argument("--steps", type=int, help=f"training steps per method (default: {defaults.steps})")
+    parser.add_argument("--powersgd-rank", type=int, default=defaults.powersgd_rank, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="weights and data order (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a smoke test of seconds with a tiny model and few steps")
     parser.add_argument("--output", type=Path, default=Path("demo.png"), help="picture (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured to FILE")
     parsed = parser.parse_args(arguments)
+    if parsed.powersgd_rank < 1:
+        parser.error(f"--powersgd-rank: expected at least 1, found {parsed.powersgd_rank}")
     if parsed.steps is not None and parsed.steps < 1:
         parser.error(f"--steps: expected at least 1, found {parsed.steps}")
     if not parsed.methods and not parsed.spec:
@@ -48,7 +51,9 @@ def make_settings(parsed: argparse.Namespace) -> Settings:
     optimizer = OPTIMIZERS[parsed.optimizer]
     if parsed.learning_rate is not None:
         optimizer = dataclasses.replace(optimizer, learning_rate=parsed.learning_rate)
-    chosen: dict[str, object] = {"seed": parsed.seed, "optimizer": optimizer}
+    chosen: dict[str, object] = {
+        "seed": parsed.seed, "optimizer": optimizer, "powersgd_rank": parsed.powersgd_rank,
+    }
     if parsed.steps is not None:
         chosen["steps"] = parsed.steps
     return Settings(**(quick(chosen) if parsed.quick else chosen))  # type: ignore[arg-type]
@@ -56,7 +61,7 @@ def make_settings(parsed: argparse.Namespace) -> Settings:
 
 def run(settings: Settings, method: Method) -> MethodResult:
     """Run one method behind a progress bar that shows loss and bytes so far."""
-    with tqdm(total=settings.steps, desc=method.label, unit="step", dynamic_ncols=True, mininterval=0.2) as bar:
+    with tqdm(total=settings.steps, desc=method.label, unit="step", dynamic_ncols=True, mininterval=0.5) as bar:
 
         def progress(step: int, loss: float, bytes_sent: float) -> None:
             bar.set_postfix_str(f"loss {loss:.3f}, {bytes_sent / 1e6:,.1f} MB sent per rank", refresh=False)
@@ -69,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parse_arguments(arguments)
     settings = make_settings(parsed)
     methods = [BUILT_IN_METHODS[name] for name in dict.fromkeys(parsed.methods)]
+    methods = [dataclasses.replace(m, label=f"{m.label} rank {settings.powersgd_rank}") if m.kind == "powersgd" else m
+               for m in methods]
     methods += [Method(spec, spec, "ours", spec) for spec in dict.fromkeys(parsed.spec)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through `finally`: no process stays behind
     isolated = isolate_loopback()

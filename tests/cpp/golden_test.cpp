@@ -1,5 +1,6 @@
-// The golden messages of tests/golden, written by the plain-torch reference: decoded to the same values, encoded to the same bytes.
-// index.txt has a line per message: file, elements, dtype, FNV-1a of the values as fp32, spec or "-", seed, step, rank, input.
+// The golden messages of tests/golden, written by the plain-torch reference: decoded to the same values, encoded to the
+// same bytes. index.txt has a line per message: file, elements, dtype, FNV-1a of the values as fp32, spec or "-", seed,
+// step, rank, input.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -36,8 +37,8 @@ std::vector<Entry> index() {
     std::istringstream in(line);
     for (std::string field; std::getline(in, field, '\t');) fields.push_back(field);
     if (fields.size() != 9) throw std::runtime_error("index.txt: " + line);
-    out.push_back({fields[0], fields[2], fields[3], fields[4], fields[8], std::stoull(fields[1]), std::stoull(fields[5]),
-                   std::stoull(fields[6]), static_cast<uint32_t>(std::stoull(fields[7]))});
+    out.push_back({fields[0], fields[2], fields[3], fields[4], fields[8], std::stoull(fields[1]),
+                   std::stoull(fields[5]), std::stoull(fields[6]), static_cast<uint32_t>(std::stoull(fields[7]))});
   }
   return out;
 }

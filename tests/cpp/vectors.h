@@ -96,10 +96,14 @@ inline bool all_nan(ConstView x) {
 /// Relative rounding error of one operation in `dtype`.
 inline double epsilon(DType dtype) {
   switch (dtype) {
-    case DType::kFloat64: return 0x1p-53;
-    case DType::kFloat16: return 0x1p-11;
-    case DType::kBFloat16: return 0x1p-8;
-    case DType::kFloat32: break;
+    case DType::kFloat64:
+      return 0x1p-53;
+    case DType::kFloat16:
+      return 0x1p-11;
+    case DType::kBFloat16:
+      return 0x1p-8;
+    case DType::kFloat32:
+      break;
   }
   return 0x1p-24;
 }

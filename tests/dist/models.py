@@ -7,12 +7,13 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist  # noqa: F401  # for the programs of run_scripts
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from torch_smoothquant import reference
 
-TINY = 0.004  # bucket_cap_mb that puts about one parameter of make_model into a bucket
+TINY = 1e-6  # bucket_cap_mb that gives every parameter a bucket of its own, once DDP has rebuilt them
 
 
 def make_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:

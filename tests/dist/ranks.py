@@ -6,18 +6,20 @@ Past its time limit a call kills its own children and fails. OMP_NUM_THREADS is 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import datetime
 import io
 import multiprocessing as mp
 import multiprocessing.connection
 import os
 import pickle
-import subprocess
+import re
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,18 @@ import torch.distributed as dist
 
 QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "FATAL"}
 _context = mp.get_context("forkserver")
-_context.set_forkserver_preload(["pytest", "torch", "torch.distributed", "torch.nn.parallel", "torch_smoothquant", "ranks"])
+_context.set_forkserver_preload(["pytest", "torch", "torch.distributed", "torch.nn.parallel", "torch._dynamo", "torch_smoothquant", "ranks", "models"])
+
+
+@contextlib.contextmanager
+def _quiet_environment() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in QUIET}
+    os.environ.update(QUIET)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 class RanksFailed(AssertionError):
@@ -61,30 +74,24 @@ def run_ranks(function: Callable[..., Any], world: int, *args: Any, timeout: flo
     the start.
     """
     deadline = time.monotonic() + timeout
-    before = {name: os.environ.get(name) for name in QUIET}
-    os.environ.update(QUIET)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            processes, pipes = [], []
-            for rank in range(world):
-                receive, send = _context.Pipe(duplex=False)
-                process = _context.Process(target=_main, args=(function, rank, world, f"{folder}/store", args, send), daemon=True)
-                process.start()
-                send.close()
-                processes.append(process)
-                pipes.append(receive)
-            try:
-                outcomes = [_outcome(pipe, deadline) for pipe in pipes]
-                for process in processes:
-                    process.join(max(0.1, deadline - time.monotonic()))
-                stuck = [rank for rank, process in enumerate(processes) if process.is_alive()]
-            finally:
-                for process in processes:
-                    process.kill()
-                    process.join()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with tempfile.TemporaryDirectory() as folder, _quiet_environment():
+        processes, pipes = [], []
+        for rank in range(world):
+            receive, send = _context.Pipe(duplex=False)
+            process = _context.Process(target=_main, args=(function, rank, world, f"{folder}/store", args, send), daemon=True)
+            process.start()
+            send.close()
+            processes.append(process)
+            pipes.append(receive)
+        try:
+            outcomes = [_outcome(pipe, deadline) for pipe in pipes]
+            for process in processes:
+                process.join(max(0.1, deadline - time.monotonic()))
+            stuck = [rank for rank, process in enumerate(processes) if process.is_alive()]
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
     failed = [r for r, (_, error) in enumerate(outcomes) if error and not (r in may_die and error == "died")]
     if failed or stuck:
         ends = [f"rank {r}: {error or 'a result'}; exit code {processes[r].exitcode}" for r, (_, error) in enumerate(outcomes)]
@@ -103,42 +110,54 @@ def _outcome(pipe: multiprocessing.connection.Connection, deadline: float) -> tu
 
 @dataclass(frozen=True)
 class Ended:
-    code: int  # minus the signal, if one killed it
-    seconds: float  # from its last line of output to its end
+    code: int | None  # minus the signal, if one killed it
+    seconds: float  # from the end of the program to the end of the process
     output: str
 
 
-def run_scripts(source: str, world: int, timeout: float = 60) -> list[Ended]:
-    """Runs a program in `world` interpreters that end as Python ends (run_ranks' processes skip the interpreter's finalisation).
+def _script(source: str, rank: int, world: int, store: str, output: str) -> None:
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    code = 0
+    main = sys.modules["__main__"].__dict__
+    try:
+        join_group(store, rank, world)
+        exec(f"import os, threading, time\nfrom models import *\nimport torch_smoothquant as tsq\nrank = {rank}\n{source}", main)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    print("ended", time.monotonic(), flush=True)
+    ctypes.pythonapi.Py_Exit(code)  # ends as an interpreter ends; multiprocessing alone would skip the finalisation
 
-    `rank`, `world`, `dist`, `torch`, `tsq` and everything in this module and in models.py are defined; the group is joined.
+
+def run_scripts(source: str, world: int, timeout: float = 60) -> list[Ended]:
+    """Runs a program in `world` processes that finalise the interpreter and run all destructors at their end.
+
+    `rank`, `dist`, `torch`, `tsq` and what is in models.py are defined; the group is joined. Raises RanksFailed past the limit.
     """
-    prologue = ("import os, sys, time, threading, torch, torch.distributed as dist, torch_smoothquant as tsq\n"
-                "from ranks import *\nfrom models import *\nrank, world = int(sys.argv[1]), int(sys.argv[2])\n"
-                "join_group(sys.argv[3], rank, world)\n")
     deadline = time.monotonic() + timeout
-    environment = {**os.environ, **QUIET, "PYTHONPATH": str(Path(__file__).parent), "PYTHONUNBUFFERED": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        processes = [subprocess.Popen([sys.executable, "-c", prologue + source, str(rank), str(world), f"{folder}/store"], text=True,
-                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) for rank in range(world)]
+    with tempfile.TemporaryDirectory() as folder, _quiet_environment():
+        outputs = [Path(folder, f"output{rank}") for rank in range(world)]
+        processes = [_context.Process(target=_script, args=(source, rank, world, f"{folder}/store", str(output)), daemon=True)
+                     for rank, output in enumerate(outputs)]
+        for process in processes:
+            process.start()
+        ends: dict[int, Ended] = {}
         try:
-            return [_ended(process, deadline) for process in processes]
+            while len(ends) < world:
+                for rank, process in enumerate(processes):
+                    if rank not in ends and not process.is_alive():
+                        text = outputs[rank].read_text()
+                        ended = re.search(r"ended ([\d.]+)\n", text)
+                        ends[rank] = Ended(process.exitcode, time.monotonic() - float(ended.group(1)) if ended else 0, text)
+                if time.monotonic() > deadline:
+                    raise RanksFailed("\n".join(f"rank {r}: {ends.get(r) or 'still alive: ' + o.read_text()}" for r, o in enumerate(outputs)))
+                time.sleep(0.02)
         finally:
             for process in processes:
                 process.kill()
-                process.wait()
-
-
-def _ended(process: subprocess.Popen, deadline: float) -> Ended:
-    assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), False)
-    output, last = "", time.monotonic()
-    while True:
-        ended = process.poll() is not None
-        if text := process.stdout.read():
-            output, last = output + text, time.monotonic()
-        if ended:
-            return Ended(process.returncode, time.monotonic() - last, output)
-        if time.monotonic() > deadline:
-            raise RanksFailed(f"still alive at the limit; its output:\n{output}")
-        time.sleep(0.02)
+                process.join()
+    return [ends[rank] for rank in range(world)]

@@ -36,16 +36,32 @@ def against_plain(rank: int, world: int, spec: str, exchange: str, options: dict
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize(("options", "set_to_none"), [
-    ({}, True), ({}, False), ({"bucket_cap_mb": TINY}, True), ({"bucket_cap_mb": 0.02}, True), ({"gradient_as_bucket_view": True}, True),
-    ({"gradient_as_bucket_view": True, "bucket_cap_mb": TINY}, True), ({"gradient_as_bucket_view": True}, False),
+    ({}, True), ({}, False), ({"bucket_cap_mb": TINY}, True), ({"bucket_cap_mb": 0.01}, True), ({"gradient_as_bucket_view": True}, True),
+    ({"gradient_as_bucket_view": True, "bucket_cap_mb": TINY}, True),
     ({"static_graph": True, "bucket_cap_mb": TINY}, True), ({"find_unused_parameters": True, "bucket_cap_mb": TINY}, True),
 ], ids=lambda v: ",".join(v) if isinstance(v, dict) else ("none" if v else "zero"))
 def test_identity_is_plain_ddp_bit_for_bit(world, options, set_to_none):
     for stats in run_ranks(against_plain, world, "Identity()", "auto", options, set_to_none):
         assert stats["dense_calls"] == stats["calls"] >= 20
-        assert stats["wire_bytes"] == stats["dense_bytes"] and stats["ratio"] == 1
         assert stats["state_bytes"] == 0 and stats["error"] == ""
-        assert stats["calls"] > 40 if options.get("bucket_cap_mb") == TINY else stats["calls"] < 100
+        assert stats["calls"] >= 18 * {None: 1, 0.01: 2, TINY: 6}[options.get("bucket_cap_mb")]
+
+
+def reused_views(rank: int, world: int) -> float:
+    model, options = make_model(), {"gradient_as_bucket_view": True}
+    plain, ours = DDP(copy.deepcopy(model), **options), DDP(copy.deepcopy(model), **options)
+    tsq.attach(ours, "Identity()")
+    train(plain, None, rank, range(5), set_to_none=False)
+    train(ours, None, rank, range(5), set_to_none=False)
+    pairs = zip(plain.module.parameters(), ours.module.parameters(), strict=True)
+    return max((p.grad - q.grad).abs().max().item() for p, q in pairs)
+
+
+def test_reused_bucket_views_differ_by_roundings_at_most():
+    """Where a gradient already lies in its bucket, plain DDP divides by W; else it multiplies by 1/W, as we always do. A hook cannot see
+    which, so that the bits agree for powers of two only."""
+    assert run_ranks(reused_views, 2) == [0.0, 0.0]
+    assert 0 < max(run_ranks(reused_views, 3)) < 1e-6
 
 
 def test_dense_exchange_is_plain_ddp_for_every_spec():
@@ -83,7 +99,7 @@ def conserved(results: list[dict[str, Any]]) -> float:
     """Largest |delivered + owed - given| over elements, with owed = mean of the workers' residuals + the owners'."""
     states = [r["state"] for r in results]
     workers = [worker_residuals(s) for s in states]
-    owners = owner_residuals(states) if "owner.residual" in str(list(states[0]["parameters"].values())[0].keys()) else {}
+    owners = owner_residuals(states) if results[0]["stats"]["exchange"] == "sharded" else {}
     worst = 0.0
     for name, given in results[0]["given"].items():
         owed = torch.zeros_like(given).flatten()
@@ -104,7 +120,7 @@ def conserved(results: list[dict[str, Any]]) -> float:
     ("Direct(Quantizer(bits=3))", {"bits": 3, "levels": "unbiased", "feedback": False}),
 ], ids=["default", "EF 2 bits", "EF dithered", "Direct"])
 def test_documented_average_on_every_rank(world, exchange, spec, oracle):
-    results = run_ranks(follow, world, spec, exchange, oracle, 8, {"bucket_cap_mb": 0.02})
+    results = run_ranks(follow, world, spec, exchange, oracle, 8, {"bucket_cap_mb": 0.01})
     for other in results[1:]:
         assert torch.equal(results[0]["weights"], other["weights"])
     if oracle.get("feedback", True):
@@ -114,7 +130,7 @@ def test_documented_average_on_every_rank(world, exchange, spec, oracle):
 
 
 def mixed_down(rank: int, world: int) -> tuple[torch.Tensor, dict[str, Any]]:
-    ddp = DDP(make_model(), bucket_cap_mb=0.02)
+    ddp = DDP(make_model(), bucket_cap_mb=0.01)
     hook = tsq.attach(ddp, "ErrorFeedback(Quantizer(bits=2))", "Direct(Quantizer(bits=8))")
     train(ddp, sgd(ddp), rank, range(5))
     return flat(ddp), hook.stats()
@@ -149,4 +165,4 @@ def one_rank(rank: int, world: int) -> dict[str, Any]:
 
 def test_a_world_of_one_is_left_alone():
     (stats,) = run_ranks(one_rank, 1)
-    assert stats["wire_bytes"] == stats["collectives"] == 0 and stats["calls"] == 3
+    assert stats["wire_bytes"] == 0 and stats["calls"] == stats["dense_calls"] == 3

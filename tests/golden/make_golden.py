@@ -126,7 +126,7 @@ def index_line(entry: dict[str, Any], message: Tensor) -> str:
             given = " ".join(["runs", *(f"{count} {pattern}" for count, pattern in x["runs"])])
         else:
             given = f"sum4 {x['salt']} {x['exponent']} {x.get('ramp', 0)} {x.get('every', 1)}"
-    values = values_of(message)
+    values = reference.decode(message).to(torch.float32)
     fields = [entry["file"], values.numel(), entry["dtype"], fnv1a(values), spec, entry["seed"], entry["step"], entry["rank"], given]
     return "\t".join(map(str, fields))
 

@@ -36,7 +36,9 @@ TEST_P(IdentityTest, RejectsOtherLengths) {
   const std::vector<uint8_t> bytes(10 * size_of(dtype));
   const uint64_t huge[] = {9, 11, uint64_t{1} << 60, uint64_t{1} << 63, UINT64_MAX, UINT64_MAX / size_of(dtype) + 11};
   for (const uint64_t n : huge)
-    EXPECT_TRUE(test::error_of<WireError>([&] { identity.validate(bytes, n, dtype); }).starts_with("bad message: bytes")) << n;
+    EXPECT_TRUE(
+        test::error_of<WireError>([&] { identity.validate(bytes, n, dtype); }).starts_with("bad message: bytes"))
+        << n;
   EXPECT_THROW(identity.validate(Bytes(bytes).first(bytes.size() - 1), 10, dtype), WireError);
   EXPECT_THROW(identity.validate({}, UINT64_MAX, dtype), WireError);
 }
@@ -82,7 +84,9 @@ TEST_P(IdentityTest, FusedFormsAreTheComposedOnes) {
   const DType state = state_dtype(dtype);
   const Vector x = test::random_vector(dtype, n, 3), s = test::random_vector(state, n, 4);
   Vector sum(state, n), difference(state, n);
-  const auto round = [&](double v) { return state == DType::kFloat64 ? v : static_cast<double>(static_cast<float>(v)); };
+  const auto round = [&](double v) {
+    return state == DType::kFloat64 ? v : static_cast<double>(static_cast<float>(v));
+  };
   for (size_t i = 0; i < n; ++i) sum.set(i, round(s[i] + x[i])), difference.set(i, round(x[i] - s[i]));
 
   Vector e(s), h(s), m(dtype, n);

@@ -55,7 +55,9 @@ TEST(Quantizer, HasTheConstantsOfTheTable) {
     ASSERT_TRUE(plain.omega);
     EXPECT_NEAR(*plain.omega, omega[b], bits > 6 ? 6e-5 : omega[b] * 3e-3);
     EXPECT_EQ(plain.alpha.has_value(), bits >= 4);
-    if (plain.alpha) EXPECT_NEAR(*plain.alpha, 1 - omega[b], 1e-3);
+    if (plain.alpha) {
+      EXPECT_NEAR(*plain.alpha, 1 - omega[b], 1e-3);
+    }
     const Class contractive = quantizer(bits, 256, QuantizerLevels::kUnbiased)->as_contractive()->class_of(10'000);
     if (bits < 4) {
       ASSERT_TRUE(contractive.alpha && !contractive.omega);
@@ -75,8 +77,12 @@ TEST(Quantizer, HasTheConstantsOfTheTable) {
 TEST(Quantizer, ConstantsFollowTheShorterOfBlockAndVector) {
   for (const CompressorPtr& c : all_kinds()) {
     const Class one = c->class_of(1), none = c->class_of(0);
-    if (one.omega) EXPECT_EQ(*one.omega, 0.0) << c->spec();
-    if (one.alpha && one.omega) EXPECT_EQ(*one.alpha, 1.0) << c->spec();
+    if (one.omega) {
+      EXPECT_EQ(*one.omega, 0.0) << c->spec();
+    }
+    if (one.alpha && one.omega) {
+      EXPECT_EQ(*one.alpha, 1.0) << c->spec();
+    }
     EXPECT_EQ(one.omega, none.omega);
     EXPECT_EQ(c->class_of(1 << 20).alpha, c->class_of(4096).alpha);
   }
@@ -87,7 +93,8 @@ std::vector<Vector> hard_inputs(int bits, size_t n) {
   std::vector<Vector> out;
   for (uint64_t seed = 0; seed < 4; ++seed) out.push_back(test::random_vector(DType::kFloat64, n, seed));
   const double s = bits == 1 ? 0.5 : (1 << (bits - 1)) - 1;
-  for (const double fraction : {0.0, 1 / (1 + std::sqrt(1 + static_cast<double>(n - 1) / (s * s))), 0.499, 0.501, 1.0, s}) {
+  for (const double fraction :
+       {0.0, 1 / (1 + std::sqrt(1 + static_cast<double>(n - 1) / (s * s))), 0.499, 0.501, 1.0, s}) {
     Vector x(DType::kFloat64, n);
     for (size_t i = 0; i < n; ++i) x.set(i, (i % 2 ? -1 : 1) * fraction / s);
     x.set(n / 3, 1.0);
@@ -106,12 +113,15 @@ TEST(Quantizer, ContractsAsItsClassSays) {
       for (const Vector& x : hard_inputs(bits, 256)) {
         std::vector<uint8_t> out(c->max_bytes(256, DType::kFloat64));
         c->encode(x.view(), {}, out);
-        const double ratio = squared_error(decoded(*c, out, DType::kFloat64, DType::kFloat64, 256), x) / squared_norm(x);
+        const double ratio =
+            squared_error(decoded(*c, out, DType::kFloat64, DType::kFloat64, 256), x) / squared_norm(x);
         EXPECT_LE(ratio, (1 - *c->class_of(256).alpha) * (1 + 1e-5) + 1e-12) << c->spec();
         if (nearest) worst = std::max(worst, ratio / (1 - *c->class_of(256).alpha));
       }
     }
-    if (bits > 1) EXPECT_GT(worst, 0.98) << bits;  // the constant is attained in the limit: the inputs are hard enough
+    if (bits > 1) {
+      EXPECT_GT(worst, 0.98) << bits;  // the constant is attained in the limit: the inputs are hard enough
+    }
   }
 }
 
@@ -142,12 +152,15 @@ TEST(Quantizer, ResolvesOpenChoices) {
   EXPECT_EQ(quantizer(4)->as_contractive()->spec(), "Quantizer(bits=4, levels='fit')");
   EXPECT_EQ(quantizer(4)->as_unbiased()->spec(), "Quantizer(bits=4, levels='unbiased')");
   EXPECT_EQ(quantizer(4, 256, QuantizerLevels::kFit)->as_unbiased()->spec(), "Quantizer(bits=4, levels='fit')");
-  EXPECT_EQ(quantizer(4, 256, QuantizerLevels::kUnbiased)->as_contractive()->spec(), "Quantizer(bits=4, levels='unbiased')");
-  const auto resolved = quantizer(2, 256, std::nullopt, true)->as_contractive();  // asked for dither: stays unbiased, shrunk
+  EXPECT_EQ(quantizer(4, 256, QuantizerLevels::kUnbiased)->as_contractive()->spec(),
+            "Quantizer(bits=4, levels='unbiased')");
+  const auto resolved =
+      quantizer(2, 256, std::nullopt, true)->as_contractive();  // asked for dither: stays unbiased, shrunk
   EXPECT_EQ(resolved->format().levels, wire::Levels::kUnbiased);
   EXPECT_NEAR(dynamic_cast<const Quantizer&>(*resolved).config().shrink, 1 / 8.5, 1e-3);
-  EXPECT_EQ(dynamic_cast<const Quantizer&>(*quantizer(1, 256, QuantizerLevels::kUnbiased)->as_contractive()).config().shrink,
-            1.0f / 256);
+  EXPECT_EQ(
+      dynamic_cast<const Quantizer&>(*quantizer(1, 256, QuantizerLevels::kUnbiased)->as_contractive()).config().shrink,
+      1.0f / 256);
   EXPECT_EQ(dynamic_cast<const Quantizer&>(*quantizer(4)->as_contractive()).config().shrink, 1.0f);
   EXPECT_EQ(quantizer(4, 256, QuantizerLevels::kUnbiased, false)->as_contractive()->spec(),
             "Quantizer(bits=4, levels='unbiased', rounding='nearest')");
@@ -155,7 +168,8 @@ TEST(Quantizer, ResolvesOpenChoices) {
 
 TEST(Quantizer, RejectsImpossibleConfigurations) {
   for (const int bits : {-1, 0, 9, 1000}) EXPECT_THROW(quantizer(bits), ArgumentError);
-  for (const uint32_t block : {0u, 1u, 16u, 33u, 100u, 8192u, UINT32_MAX}) EXPECT_THROW(quantizer(4, block), ArgumentError);
+  for (const uint32_t block : {0u, 1u, 16u, 33u, 100u, 8192u, UINT32_MAX})
+    EXPECT_THROW(quantizer(4, block), ArgumentError);
   EXPECT_THROW(quantizer(4, 256, QuantizerLevels::kFit, true), ArgumentError);
   EXPECT_NO_THROW(quantizer(4, 256, QuantizerLevels::kFit, false));
 }
@@ -167,11 +181,27 @@ TEST(Quantizer, RejectsOtherLengths) {
       const Bytes whole = Bytes(zeros).first(zeros.size() - 1);
       EXPECT_NO_THROW(c->validate(whole, n, DType::kFloat32)) << c->spec();  // all zero: legal, decodes to zeros
       EXPECT_THROW(c->validate(zeros, n, DType::kFloat32), WireError);
-      if (n) EXPECT_THROW(c->validate(whole.first(whole.size() - 1), n, DType::kFloat32), WireError);
-      for (const uint64_t hostile : {uint64_t{1} << 32, uint64_t{1} << 60, uint64_t{1} << 61, uint64_t{1} << 63, UINT64_MAX,
-                                     UINT64_MAX - 255, uint64_t{n} + 256})
+      if (n) {
+        EXPECT_THROW(c->validate(whole.first(whole.size() - 1), n, DType::kFloat32), WireError);
+      }
+      for (const uint64_t hostile : {uint64_t{1} << 32, uint64_t{1} << 60, uint64_t{1} << 61, uint64_t{1} << 63,
+                                     UINT64_MAX, UINT64_MAX - 255, uint64_t{n} + 256})
         ASSERT_THROW(c->validate(whole, hostile, DType::kFloat32), WireError) << c->spec() << ' ' << hostile;
     }
+  }
+}
+
+TEST(Quantizer, RejectsNumbersOfElementsWhoseLengthWrapsAround) {
+  for (const uint32_t block : {32u, 256u}) {
+    const CompressorPtr c = quantizer(8, block);
+    const uint64_t stride =
+        c->max_bytes(256, DType::kFloat32);  // more than 256 bytes: n < 2^64 elements may need 2^64 bytes
+    const uint64_t tiles = UINT64_MAX / stride + 1;
+    const std::vector<uint8_t> zeros(stride * tiles);  // mod 2^64: less than one stride
+    ASSERT_LT(zeros.size(), stride);
+    ASSERT_EQ(c->max_bytes(256 * tiles, DType::kFloat32), zeros.size());
+    const std::string error = test::error_of<WireError>([&] { c->validate(zeros, 256 * tiles, DType::kFloat32); });
+    EXPECT_TRUE(error.starts_with("bad message: bytes: ")) << error;  // by its length, before the payload is read
   }
 }
 
@@ -181,7 +211,9 @@ INSTANTIATE_TEST_SUITE_P(All, QuantizerForms, testing::ValuesIn(test::kAllDTypes
 
 TEST_P(QuantizerForms, FusedFormsAreTheComposedOnes) {
   const DType dtype = GetParam(), state = state_dtype(dtype);
-  const auto round = [&](double v) { return state == DType::kFloat64 ? v : static_cast<double>(static_cast<float>(v)); };
+  const auto round = [&](double v) {
+    return state == DType::kFloat64 ? v : static_cast<double>(static_cast<float>(v));
+  };
   uint64_t trial = 0;
   for (const CompressorPtr& c : all_kinds()) {
     for (const size_t n : {0, 1, 255, 256, 257, 5000}) {

@@ -9,8 +9,9 @@ namespace {
 
 TEST(CompressorRegistry, SpecsReadBack) {
   for (int bits = 1; bits <= 8; ++bits) {
-    for (const char* rest : {"", ", block=32", ", levels='fit'", ", levels='unbiased'", ", rounding='nearest'",
-                             ", block=4096, levels='unbiased', rounding='stochastic'", ", levels='fit', rounding='nearest'"}) {
+    for (const char* rest :
+         {"", ", block=32", ", levels='fit'", ", levels='unbiased'", ", rounding='nearest'",
+          ", block=4096, levels='unbiased', rounding='stochastic'", ", levels='fit', rounding='nearest'"}) {
       const std::string text = concat("Quantizer(bits=", bits, rest, ")");
       const CompressorPtr c = parse_compressor(text);
       EXPECT_EQ(c->spec(), text);
@@ -19,11 +20,13 @@ TEST(CompressorRegistry, SpecsReadBack) {
     }
   }
   EXPECT_EQ(parse_compressor("Quantizer()")->spec(), "Quantizer(bits=4)");
-  EXPECT_EQ(parse_compressor("Quantizer(3, 64, None, 'nearest',)")->spec(), "Quantizer(bits=3, block=64, rounding='nearest')");
+  EXPECT_EQ(parse_compressor("Quantizer(3, 64, None, 'nearest',)")->spec(),
+            "Quantizer(bits=3, block=64, rounding='nearest')");
 }
 
 TEST(CompressorRegistry, DecoderFollowsTheFormat) {
-  for (const char* spec : {"Identity()", "Quantizer(bits=1, block=32, levels='fit')", "Quantizer(bits=7, levels='unbiased')"})
+  for (const char* spec :
+       {"Identity()", "Quantizer(bits=1, block=32, levels='fit')", "Quantizer(bits=7, levels='unbiased')"})
     EXPECT_EQ(decoder_for(parse_compressor(spec)->format())->spec(), spec);
 }
 
@@ -50,7 +53,8 @@ TEST(CompressorRegistry, ErrorsNameArgumentAndColumn) {
   };
   for (const auto& c : cases) {
     const std::string text = error(c.text);
-    EXPECT_TRUE(test::contains(text, c.says) && test::contains(text, concat("(column ", c.column, ")"))) << c.text << ": " << text;
+    EXPECT_TRUE(test::contains(text, c.says) && test::contains(text, concat("(column ", c.column, ")")))
+        << c.text << ": " << text;
   }
 }
 

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-
 #include "hook/ranks.h"
 
 namespace tsq {
@@ -77,7 +76,8 @@ TEST_P(LoopbackTest, AllReduceScalesFirstAndAddsInRankOrder) {
       EXPECT_EQ(test::max_difference(x.view(), expected.view()), 0.0) << name_of(dtype);
       const uint64_t bytes = n * size_of(dtype);
       EXPECT_EQ(exchange.traffic().handed_bytes, bytes);
-      EXPECT_EQ(exchange.traffic().wire_bytes, 2 * bytes * static_cast<uint64_t>(world - 1) / static_cast<uint64_t>(world));
+      EXPECT_EQ(exchange.traffic().wire_bytes,
+                2 * bytes * static_cast<uint64_t>(world - 1) / static_cast<uint64_t>(world));
     });
   }
 }
@@ -93,7 +93,8 @@ TEST(Loopback, TimeOutRaisesOnAllForGood) {
     const std::string error = test::error_of<std::runtime_error>([&] { exchange.all_gather(mine, all); });
     timed_out += test::contains(error, "timed out after 50 ms");
     EXPECT_TRUE(error.starts_with("loopback: ")) << error;
-    EXPECT_TRUE(test::contains(test::error_of<std::runtime_error>([&] { exchange.all_gather(mine, all); }), "a peer is gone"));
+    EXPECT_TRUE(
+        test::contains(test::error_of<std::runtime_error>([&] { exchange.all_gather(mine, all); }), "a peer is gone"));
   });
   EXPECT_GE(timed_out, 1);
   LoopbackExchange late(group, 0);
@@ -110,7 +111,8 @@ TEST(Loopback, AbortRaisesOnAll) {
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
       group->abort();
     }
-    EXPECT_TRUE(test::contains(test::error_of<std::runtime_error>([&] { exchange.all_reduce_mean(x.view()); }), "a peer is gone"));
+    EXPECT_TRUE(test::contains(test::error_of<std::runtime_error>([&] { exchange.all_reduce_mean(x.view()); }),
+                               "a peer is gone"));
   });
 }
 

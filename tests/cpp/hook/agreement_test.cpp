@@ -26,14 +26,20 @@ class AgreementTest : public testing::TestWithParam<int> {
 INSTANTIATE_TEST_SUITE_P(Worlds, AgreementTest, testing::Values(1, 2, 3, 4));
 
 TEST_P(AgreementTest, EqualFactsPass) {
-  const Facts many = {{"spec", "Quantizer(bits=4)"}, {"world", "4"}, {"empty", ""}, {"", "nameless"}, {"bytes", std::string("\0\xFF", 2)}};
+  const Facts many = {{"spec", "Quantizer(bits=4)"},
+                      {"world", "4"},
+                      {"empty", ""},
+                      {"", "nameless"},
+                      {"bytes", std::string("\0\xFF", 2)}};
   for (const Facts& facts : {many, Facts{}, Facts{{"long", std::string(100'000, 'x')}}})
     for (const std::string& error : errors([&](int) { return facts; })) EXPECT_EQ(error, "");
 }
 
 TEST_P(AgreementTest, DifferenceIsNamedWithRanksAndValuesOnEveryRank) {
   for (const std::string& error : errors([&](int rank) {
-         return Facts{{"world", "4"}, {"spec", rank == world - 1 ? "Identity()" : "Quantizer(bits=4)"}, {"later", std::to_string(rank)}};
+         return Facts{{"world", "4"},
+                      {"spec", rank == world - 1 ? "Identity()" : "Quantizer(bits=4)"},
+                      {"later", std::to_string(rank)}};
        })) {
     if (world == 1)
       EXPECT_EQ(error, "");
@@ -59,7 +65,8 @@ TEST(Agreement, NamesAndValuesAreNotMixedUp) {
   test::on_ranks(group, [&](int rank) {
     LoopbackExchange exchange(group, rank);
     EXPECT_THROW(agree(exchange, "x", rank == 0 ? Facts{{"ab", "c"}} : Facts{{"a", "bc"}}), ArgumentError);
-    EXPECT_THROW(agree(exchange, "x", rank == 0 ? Facts{{"a", "1"}, {"b", "2"}} : Facts{{"b", "2"}, {"a", "1"}}), ArgumentError);
+    EXPECT_THROW(agree(exchange, "x", rank == 0 ? Facts{{"a", "1"}, {"b", "2"}} : Facts{{"b", "2"}, {"a", "1"}}),
+                 ArgumentError);
   });
 }
 
@@ -70,7 +77,8 @@ TEST(Agreement, BytesThatAreNoFactsRaise) {
       LoopbackExchange plain(group, rank);
       return agree(plain, "x", {{"name", "value"}});
     }
-    test::MisbehavingExchange flips(group, rank, test::MisbehavingExchange::Kind::kFlip, 1, 26);  // in the length of a text of rank 1
+    test::MisbehavingExchange flips(group, rank, test::MisbehavingExchange::Kind::kFlip, 1,
+                                    26);  // in the length of a text of rank 1
     agree(flips, "x", {{"name", "value"}});
   });
   EXPECT_TRUE(errors[0].starts_with("bad message: facts: expected ")) << errors[0];

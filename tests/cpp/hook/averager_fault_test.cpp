@@ -39,11 +39,13 @@ TEST_P(AveragerFault, NaNOfOneRankGoesToAllForItsParameterOnly) {
       ByRank gradients = cluster.gradients(1);
       const ByRank clean = gradients;
       gradients[1][2].set(1000, poison);
-      const ByRank out = cluster.step(kBuckets, gradients), expected = healthy.step(kBuckets, clean), after = cluster.snapshot();
+      const ByRank out = cluster.step(kBuckets, gradients), expected = healthy.step(kBuckets, clean),
+                   after = cluster.snapshot();
       for (size_t rank = 0; rank < 3; ++rank) {
         ASSERT_TRUE(test::all_nan(out[rank][2].view()));
         for (const size_t id : {0, 1, 3, 4}) ASSERT_EQ(out[rank][id], expected[rank][id]) << id;
-        const double size = test::max_abs(before[rank][2].view()) + test::max_abs(gradients[rank == 1 ? 0 : rank][2].view());
+        const double size =
+            test::max_abs(before[rank][2].view()) + test::max_abs(gradients[rank == 1 ? 0 : rank][2].view());
         EXPECT_LE(test::max_difference(after[rank][2].view(), before[rank][2].view()),
                   rank == 1 ? 0.0 : 4 * size * test::epsilon(state_dtype(dtype)));
         for (const size_t id : {0, 1, 3, 4}) EXPECT_EQ(after[rank][id], healthy.snapshot()[rank][id]);
@@ -73,10 +75,12 @@ TEST_P(AveragerFault, NaNInParametersWithoutStateReachesAllRanks) {
 TEST_P(AveragerFault, FailedCollectiveLeavesStateAndBufferAsTheyWere) {
   const uint64_t per_step = kind == ExchangeKind::kSharded ? 2 : 1;
   for (uint64_t target = per_step; target < 2 * per_step; ++target) {  // one step is fine, then one fails
-    Cluster cluster(3, DType::kFloat32, model(), {.exchange = kind}, [&](test::GroupPtr group, int rank) -> std::unique_ptr<Exchange> {
-      if (rank != 1) return test::plain_exchange(group, rank);
-      return std::make_unique<MisbehavingExchange>(group, rank, MisbehavingExchange::Kind::kThrow, target);
-    });
+    Cluster cluster(3, DType::kFloat32, model(), {.exchange = kind},
+                    [&](test::GroupPtr group, int rank) -> std::unique_ptr<Exchange> {
+                      if (rank != 1) return test::plain_exchange(group, rank);
+                      return std::make_unique<MisbehavingExchange>(group, rank, MisbehavingExchange::Kind::kThrow,
+                                                                   target);
+                    });
     cluster.step(kBuckets, 0);
     const ByRank before = cluster.snapshot(), gradients = cluster.gradients(1);
     const std::vector<uint64_t> steps = cluster.averagers[0]->steps();
@@ -91,17 +95,19 @@ TEST_P(AveragerFault, FailedCollectiveLeavesStateAndBufferAsTheyWere) {
 }
 
 TEST_P(AveragerFault, ChangedBytesRaiseAndLeaveNoTraceOrAreALegalMessage) {
-  const std::vector<ParameterSpec> small = {{40, "ErrorFeedback(Quantizer(bits=4, block=32))"}, {3, "Identity()"},
-                                            {300, "ErrorFeedback(Quantizer(bits=1))"}};
+  const std::vector<ParameterSpec> small = {
+      {40, "ErrorFeedback(Quantizer(bits=4, block=32))"}, {3, "Identity()"}, {300, "ErrorFeedback(Quantizer(bits=1))"}};
   const Buckets buckets = {{0, 1, 2}};
   const uint64_t per_step = kind == ExchangeKind::kSharded ? 2 : 1;
   size_t raised = 0, accepted = 0;
   for (uint64_t target = per_step; target < 2 * per_step; ++target) {
     for (size_t position = 0; position < 330; ++position) {
-      Cluster cluster(2, DType::kFloat32, small, {.exchange = kind}, [&](test::GroupPtr group, int rank) -> std::unique_ptr<Exchange> {
-        if (rank != 0) return test::plain_exchange(group, rank);
-        return std::make_unique<MisbehavingExchange>(group, rank, MisbehavingExchange::Kind::kFlip, target, position, 0x42);
-      });
+      Cluster cluster(2, DType::kFloat32, small, {.exchange = kind},
+                      [&](test::GroupPtr group, int rank) -> std::unique_ptr<Exchange> {
+                        if (rank != 0) return test::plain_exchange(group, rank);
+                        return std::make_unique<MisbehavingExchange>(group, rank, MisbehavingExchange::Kind::kFlip,
+                                                                     target, position, 0x42);
+                      });
       cluster.step(buckets, 0);
       const ByRank before = cluster.snapshot(), gradients = cluster.gradients(1);
       ByRank values = gradients;
@@ -128,12 +134,14 @@ TEST(Averager, RanksOfOtherModelsRaiseInsteadOfAveraging) {
   const auto group = std::make_shared<LoopbackGroup>(2);
   const auto errors = test::errors_on_ranks(group, [&](int rank) {
     // The same number of bytes, but another block size.
-    const MechanismPtr m = parse_mechanism(rank == 0 ? "Quantizer(bits=4, block=4096)" : "Quantizer(bits=4, block=2048)");
+    const MechanismPtr m =
+        parse_mechanism(rank == 0 ? "Quantizer(bits=4, block=4096)" : "Quantizer(bits=4, block=2048)");
     Averager averager({{"p", 2000, DType::kFloat32, m, m}}, {}, std::make_unique<LoopbackExchange>(group, rank));
     const std::vector<uint32_t> ids = {0};
     averager.average(ids, test::random_vector(DType::kFloat32, 2000, 1).view());
   });
-  for (const std::string& error : errors) EXPECT_TRUE(error.starts_with("bad message: section: expected one of Quantizer")) << error;
+  for (const std::string& error : errors)
+    EXPECT_TRUE(error.starts_with("bad message: section: expected one of Quantizer")) << error;
 }
 
 }  // namespace

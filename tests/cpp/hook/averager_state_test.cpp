@@ -29,8 +29,11 @@ class AveragerState : public testing::TestWithParam<std::tuple<ExchangeKind, int
 };
 
 INSTANTIATE_TEST_SUITE_P(All, AveragerState,
-                         testing::Combine(testing::Values(ExchangeKind::kAllGather, ExchangeKind::kSharded), testing::Values(2, 3, 4)),
-                         [](const auto& info) { return concat(test::name_of(std::get<0>(info.param)), "_", std::get<1>(info.param)); });
+                         testing::Combine(testing::Values(ExchangeKind::kAllGather, ExchangeKind::kSharded),
+                                          testing::Values(2, 3, 4)),
+                         [](const auto& info) {
+                           return concat(test::name_of(std::get<0>(info.param)), "_", std::get<1>(info.param));
+                         });
 
 TEST_P(AveragerState, NothingIsLost) {
   for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
@@ -60,19 +63,24 @@ TEST_P(AveragerState, NothingIsLost) {
           const Vector e = cluster.residual(r, id);
           if (e.size()) total += e[i] / world;
         }
-        ASSERT_NEAR(total, given[id][i], 10 * kSteps * test::epsilon(dtype) * size[id]) << name_of(dtype) << ' ' << id << ' ' << i;
+        ASSERT_NEAR(total, given[id][i], 10 * kSteps * test::epsilon(dtype) * size[id])
+            << name_of(dtype) << ' ' << id << ' ' << i;
         if (i > 600) i += 40;  // residual() copies: a sample is enough
       }
-      if (kind == ExchangeKind::kSharded && id != 1) EXPECT_GT(test::max_abs(owed_by_owner.view()), 0.0);
+      if (kind == ExchangeKind::kSharded && id != 1) {
+        EXPECT_GT(test::max_abs(owed_by_owner.view()), 0.0);
+      }
     }
   }
 }
 
 TEST_P(AveragerState, BelongsToParametersNotToBuckets) {
   for (const DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-    Cluster rebuilt(world, dtype, model(), {.exchange = kind}), final_from_the_start(world, dtype, model(), {.exchange = kind});
+    Cluster rebuilt(world, dtype, model(), {.exchange = kind}),
+        final_from_the_start(world, dtype, model(), {.exchange = kind});
     for (uint64_t step = 0; step < 6; ++step) {
-      const ByRank a = rebuilt.step(step < 2 ? kOneBucket : kSeveral, step), b = final_from_the_start.step(kSeveral, step);
+      const ByRank a = rebuilt.step(step < 2 ? kOneBucket : kSeveral, step),
+                   b = final_from_the_start.step(kSeveral, step);
       ASSERT_EQ(a, b) << "step " << step;
     }
     EXPECT_EQ(rebuilt.snapshot(), final_from_the_start.snapshot());
@@ -80,7 +88,8 @@ TEST_P(AveragerState, BelongsToParametersNotToBuckets) {
 }
 
 TEST_P(AveragerState, RestsWhileOff) {
-  Cluster cluster(world, DType::kFloat32, model(), {.exchange = kind}), dense(world, DType::kFloat32, model(), {.exchange = ExchangeKind::kDense});
+  Cluster cluster(world, DType::kFloat32, model(), {.exchange = kind}),
+      dense(world, DType::kFloat32, model(), {.exchange = ExchangeKind::kDense});
   cluster.step(kSeveral, 0);
   const ByRank before = cluster.snapshot();
   const std::vector<uint64_t> steps = cluster.averagers[0]->steps();
@@ -96,7 +105,8 @@ TEST_P(AveragerState, RestsWhileOff) {
 
 TEST_P(AveragerState, ScalesWithTheLoss) {
   // A power of two scales every number without rounding: scaled gradients on scaled state give scaled results.
-  Cluster plain(world, DType::kFloat32, model(), {.exchange = kind}), scaled(world, DType::kFloat32, model(), {.exchange = kind});
+  Cluster plain(world, DType::kFloat32, model(), {.exchange = kind}),
+      scaled(world, DType::kFloat32, model(), {.exchange = kind});
   for (uint64_t step = 0; step < 3; ++step) plain.step(kOneBucket, step), scaled.step(kOneBucket, step);
   for (auto& a : scaled.averagers) a->scale_state(4.0);
   ByRank gradients = plain.gradients(3);
@@ -110,7 +120,8 @@ TEST_P(AveragerState, ScalesWithTheLoss) {
 }
 
 TEST_P(AveragerState, CanBeCarriedOver) {
-  Cluster a(world, DType::kFloat32, model(), {.exchange = kind}), b(world, DType::kFloat32, model(), {.exchange = kind});
+  Cluster a(world, DType::kFloat32, model(), {.exchange = kind}),
+      b(world, DType::kFloat32, model(), {.exchange = kind});
   for (uint64_t step = 0; step < 3; ++step) a.step(kSeveral, step);
   for (size_t r = 0; r < a.averagers.size(); ++r) {
     const std::vector<StateRef> from = a.averagers[r]->state(), to = b.averagers[r]->state();
@@ -141,7 +152,8 @@ TEST_P(AveragerState, UnusedParametersAreHeld) {
 
   Cluster eager(world, DType::kFloat32, model(), {.exchange = kind});
   eager.step(kOneBucket, 0);
-  EXPECT_GT(test::max_abs(eager.step(kOneBucket, gradients)[0][2].view()), 0.0);  // without holding, residuals are delivered
+  EXPECT_GT(test::max_abs(eager.step(kOneBucket, gradients)[0][2].view()),
+            0.0);  // without holding, residuals are delivered
 }
 
 }  // namespace

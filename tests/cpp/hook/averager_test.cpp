@@ -37,7 +37,8 @@ class AveragerTest : public testing::TestWithParam<std::tuple<ExchangeKind, int,
 };
 
 INSTANTIATE_TEST_SUITE_P(All, AveragerTest,
-                         testing::Combine(testing::Values(ExchangeKind::kDense, ExchangeKind::kAllGather, ExchangeKind::kSharded),
+                         testing::Combine(testing::Values(ExchangeKind::kDense, ExchangeKind::kAllGather,
+                                                          ExchangeKind::kSharded),
                                           testing::Values(1, 2, 3, 4), testing::ValuesIn(test::kAllDTypes)),
                          [](const auto& info) {
                            return concat(test::name_of(std::get<0>(info.param)), "_", std::get<1>(info.param), "_",
@@ -105,7 +106,9 @@ TEST_P(AveragerTest, CountsWhatItDoes) {
   EXPECT_EQ(stats.dense_calls, dense ? 3u : 0u);
   EXPECT_EQ(stats.non_finite, 0u);
   const size_t numel = 0 + 1 + 3 + 31 + 255 + 256 + 257 + 1000 + 2049 + 5000;
-  if (world > 1) EXPECT_NEAR(static_cast<double>(stats.dense_bytes), 2.0 * numel * size_of(dtype) * (world - 1) / world, 3);
+  if (world > 1) {
+    EXPECT_NEAR(static_cast<double>(stats.dense_bytes), 2.0 * numel * size_of(dtype) * (world - 1) / world, 3);
+  }
   if (dense) {
     EXPECT_EQ(stats.traffic.collectives, world == 1 ? 0u : 2u);  // the empty bucket needs none
   } else {
@@ -128,7 +131,8 @@ TEST(Averager, IdentityEverywhereIsThePlainAllReduce) {
 
 TEST(Averager, SeedChangesTheDitherAndNothingElse) {
   const auto run = [](uint64_t seed) {
-    Cluster cluster(2, DType::kFloat32, {{900, "Quantizer(bits=4)"}}, {.exchange = ExchangeKind::kSharded, .seed = seed});
+    Cluster cluster(2, DType::kFloat32, {{900, "Quantizer(bits=4)"}},
+                    {.exchange = ExchangeKind::kSharded, .seed = seed});
     return cluster.step({{0}}, 0);
   };
   EXPECT_EQ(run(1), run(1));
@@ -136,7 +140,8 @@ TEST(Averager, SeedChangesTheDitherAndNothingElse) {
 }
 
 TEST(Averager, ParametersDoNotShareTheirDither) {
-  Cluster cluster(2, DType::kFloat32, {{900, "Quantizer(bits=2)"}, {900, "Quantizer(bits=2)"}}, {.exchange = ExchangeKind::kAllGather});
+  Cluster cluster(2, DType::kFloat32, {{900, "Quantizer(bits=2)"}, {900, "Quantizer(bits=2)"}},
+                  {.exchange = ExchangeKind::kAllGather});
   ByRank gradients = cluster.gradients(0);
   for (auto& of_rank : gradients) of_rank[1] = of_rank[0];
   const ByRank out = cluster.step({{0, 1}}, gradients);

@@ -64,7 +64,11 @@ TEST(Pipeline, SubmitReturnsAtOnce) {
   Pipeline pipeline;
   Ends ends;
   std::atomic<bool> go = false;
-  pipeline.submit([&] { while (!go) std::this_thread::sleep_for(1ms); }, ends.done());
+  pipeline.submit(
+      [&] {
+        while (!go) std::this_thread::sleep_for(1ms);
+      },
+      ends.done());
   EXPECT_EQ(ends.count(), 0u);  // would not be reached
   go = true;
   ends.wait(1);
@@ -76,7 +80,13 @@ TEST(Pipeline, IsPoisonedByTheFirstError) {
   int ran = 0;
   pipeline.submit([&] { ++ran; }, ends.done());
   pipeline.submit([] { throw std::runtime_error("first trouble"); }, ends.done());
-  for (int i = 0; i < 3; ++i) pipeline.submit([&] { ++ran; throw std::runtime_error("second trouble"); }, ends.done());
+  for (int i = 0; i < 3; ++i)
+    pipeline.submit(
+        [&] {
+          ++ran;
+          throw std::runtime_error("second trouble");
+        },
+        ends.done());
   const std::vector<std::string> errors = ends.wait(5);
   EXPECT_EQ(errors[0], "");
   for (size_t i = 1; i < 5; ++i) {
@@ -132,7 +142,11 @@ TEST(Pipeline, DestructionEndsEveryJob) {
     {
       Pipeline pipeline;
       for (int i = 0; i < 5; ++i)
-        pipeline.submit([i, trial] { if (i == trial % 10) throw std::runtime_error("x"); }, ends.done());
+        pipeline.submit(
+            [i, trial] {
+              if (i == trial % 10) throw std::runtime_error("x");
+            },
+            ends.done());
     }
     ASSERT_EQ(ends.count(), 5u);
   }
@@ -181,7 +195,8 @@ TEST(Pipeline, StressOfManyBuckets) {
         Ends ends;
         std::vector<test::Vector> buffers;
         for (uint32_t id = 0; id < kBuckets; ++id) {
-          buffers.push_back(test::random_vector(DType::kFloat32, parameters[id].numel, 3 * (id + kBuckets * step) + static_cast<uint32_t>(rank)));
+          buffers.push_back(test::random_vector(DType::kFloat32, parameters[id].numel,
+                                                3 * (id + kBuckets * step) + static_cast<uint32_t>(rank)));
           const View buffer = buffers.back().view();
           const std::chrono::microseconds delay(random() % 16 ? 0 : random() % 200);
           pipeline.submit(
@@ -194,7 +209,8 @@ TEST(Pipeline, StressOfManyBuckets) {
         }
         for (const std::string& error : ends.wait(kBuckets)) ASSERT_EQ(error, "");
         for (const test::Vector& buffer : buffers)
-          for (size_t i = 0; i < buffer.size(); ++i) sums[static_cast<size_t>(rank)] += buffer[i] * static_cast<double>(i + 1);
+          for (size_t i = 0; i < buffer.size(); ++i)
+            sums[static_cast<size_t>(rank)] += buffer[i] * static_cast<double>(i + 1);
         pipeline.run([&] { averager.scale_state(0.5); });
       }
     });
@@ -209,7 +225,8 @@ TEST(Pipeline, StressOfADeadPeer) {
   const auto group = std::make_shared<LoopbackGroup>(3);
   test::on_ranks(group, [&](int rank) {
     const MechanismPtr m = parse_mechanism("ErrorFeedback(Quantizer())");
-    Averager averager({{"p", 500, DType::kFloat32, m, m}}, {.exchange = ExchangeKind::kSharded}, std::make_unique<LoopbackExchange>(group, rank));
+    Averager averager({{"p", 500, DType::kFloat32, m, m}}, {.exchange = ExchangeKind::kSharded},
+                      std::make_unique<LoopbackExchange>(group, rank));
     Ends ends;
     std::vector<test::Vector> buffers(100, test::random_vector(DType::kFloat32, 500, 1));
     Pipeline pipeline;
@@ -225,7 +242,8 @@ TEST(Pipeline, StressOfADeadPeer) {
           ends.done());
     const std::vector<std::string> errors = ends.wait(100);
     EXPECT_EQ(errors[49], "");
-    for (size_t i = 50; i < 100; ++i) EXPECT_TRUE(test::contains(errors[i], rank == 1 ? "killed" : "a peer is gone")) << errors[i];
+    for (size_t i = 50; i < 100; ++i)
+      EXPECT_TRUE(test::contains(errors[i], rank == 1 ? "killed" : "a peer is gone")) << errors[i];
   });
 }
 

@@ -16,7 +16,8 @@ namespace tsq::test {
 
 using GroupPtr = std::shared_ptr<LoopbackGroup>;
 
-/// Runs body(rank) on a thread per rank. Returns what they threw, by rank; "": nothing. Who throws takes the others along.
+/// Runs body(rank) on a thread per rank. Returns what they threw, by rank; "": nothing. Who throws takes the others
+/// along.
 template <class F>
 std::vector<std::string> errors_on_ranks(const GroupPtr& group, F body) {
   std::vector<std::string> errors(static_cast<size_t>(group->size()));
@@ -57,12 +58,14 @@ inline std::unique_ptr<Exchange> plain_exchange(GroupPtr group, int rank) {
 /// W averagers of one model.
 class Cluster {
  public:
-  Cluster(int world, DType dtype, std::vector<ParameterSpec> model, const AveragerConfig& config, const Wrap& wrap = plain_exchange)
+  Cluster(int world, DType dtype, std::vector<ParameterSpec> model, const AveragerConfig& config,
+          const Wrap& wrap = plain_exchange)
       : dtype(dtype), model(std::move(model)), group(std::make_shared<LoopbackGroup>(world)) {
     for (int rank = 0; rank < world; ++rank) {
       std::vector<Parameter> parameters;
       for (const ParameterSpec& p : this->model)
-        parameters.push_back({concat("p", parameters.size()), p.numel, dtype, parse_mechanism(p.up), parse_mechanism(p.down)});
+        parameters.push_back(
+            {concat("p", parameters.size()), p.numel, dtype, parse_mechanism(p.up), parse_mechanism(p.down)});
       averagers.push_back(std::make_unique<Averager>(std::move(parameters), config, wrap(group, rank)));
     }
   }
@@ -78,7 +81,8 @@ class Cluster {
     return out;
   }
 
-  /// Averages all buckets in this order; `values` goes in as gradients and comes back as what the optimizer would see. Errors by rank.
+  /// Averages all buckets in this order; `values` goes in as gradients and comes back as what the optimizer would see.
+  /// Errors by rank.
   std::vector<std::string> try_step(const Buckets& buckets, ByRank& values) {
     return errors_on_ranks(group, [&](int rank) {
       const auto r = static_cast<size_t>(rank);
@@ -90,7 +94,8 @@ class Cluster {
           at = 0;
           for (const uint32_t id : ids) {
             const View part = buffer.view().slice(at, model[id].numel), own = values[r][id].view();
-            if (own.numel) std::memcpy(in ? part.data : own.data, in ? own.data : part.data, own.numel * size_of(dtype));
+            if (own.numel)
+              std::memcpy(in ? part.data : own.data, in ? own.data : part.data, own.numel * size_of(dtype));
             at += model[id].numel;
           }
         };
@@ -125,7 +130,8 @@ class Cluster {
     for (const auto& averager : averagers)
       for (const StateRef& ref : averager->state())
         if (ref.parameter == id && ref.owner)
-          std::memcpy(out.view().slice(ref.begin, ref.view.numel).data, ref.view.data, ref.view.numel * size_of(ref.view.dtype));
+          std::memcpy(out.view().slice(ref.begin, ref.view.numel).data, ref.view.data,
+                      ref.view.numel * size_of(ref.view.dtype));
     return out;
   }
 
@@ -151,14 +157,16 @@ inline double relative_difference(const ByRank& a, const ByRank& b, const ByRank
   for (size_t r = 0; r < a.size(); ++r)
     for (size_t id = 0; id < a[r].size(); ++id) {
       double size = 1e-30;
-      for (const auto& of_rank : gradients) size = std::max(size, max_abs(of_rank[id].view()) + max_abs(b[r][id].view()));
+      for (const auto& of_rank : gradients)
+        size = std::max(size, max_abs(of_rank[id].view()) + max_abs(b[r][id].view()));
       const double d = max_difference(a[r][id].view(), b[r][id].view()) / size;
       if (!(d <= worst)) worst = d;
     }
   return worst;
 }
 
-/// Lets everything through but its `target`-th collective: that one throws before it begins, or has a received byte changed.
+/// Lets everything through but its `target`-th collective: that one throws before it begins, or has a received byte
+/// changed.
 class MisbehavingExchange final : public Exchange {
  public:
   enum class Kind { kThrow, kFlip };

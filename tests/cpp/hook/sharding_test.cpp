@@ -12,7 +12,8 @@ namespace {
 
 TEST(OwnedRange, PartitionsEveryParameterIntoAlignedEvenParts) {
   for (const size_t granularity : {256, 512, 4096}) {
-    for (const size_t n : {size_t{0}, size_t{1}, size_t{255}, size_t{256}, size_t{257}, size_t{1000}, size_t{4097}, size_t{100'003}}) {
+    for (const size_t n :
+         {size_t{0}, size_t{1}, size_t{255}, size_t{256}, size_t{257}, size_t{1000}, size_t{4097}, size_t{100'003}}) {
       for (uint32_t world = 1; world <= 9; ++world) {
         for (uint32_t id = 0; id < 12; ++id) {
           std::vector<Range> ranges;
@@ -27,7 +28,10 @@ TEST(OwnedRange, PartitionsEveryParameterIntoAlignedEvenParts) {
           ASSERT_LE(most, least + 1);
           std::ranges::sort(ranges, {}, [](const Range& r) { return std::pair(r.begin, r.end); });
           size_t at = 0;
-          for (const Range& r : ranges) ASSERT_EQ(r.begin, at), at = r.end;
+          for (const Range& r : ranges) {
+            ASSERT_EQ(r.begin, at);
+            at = r.end;
+          }
           ASSERT_EQ(at, n);
         }
       }
@@ -71,7 +75,8 @@ TEST(Layout, PutsEveryElementOnceIntoTheWholeAndOnceIntoAShard) {
         for (size_t i = 0; i < piece.numel; ++i) ++seen[piece.at + i];
         for (const Piece& whole : layout.whole.pieces)
           if (whole.parameter == piece.parameter)
-            for (size_t i = 0; i < piece.numel; ++i) placed[whole.at + piece.begin + i] += whole.at + piece.begin == piece.at;
+            for (size_t i = 0; i < piece.numel; ++i)
+              placed[whole.at + piece.begin + i] += whole.at + piece.begin == piece.at;
       }
       EXPECT_EQ(shard.numel, numel);
       EXPECT_EQ(shard.up_bytes, up);

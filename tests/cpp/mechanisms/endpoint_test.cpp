@@ -10,7 +10,8 @@ using test::Endpoints;
 using test::Octets;
 using test::Vector;
 
-constexpr const char* kSpecs[] = {"Identity()", "ErrorFeedback(Identity())", "Quantizer(bits=4)", "ErrorFeedback(Quantizer(bits=2))",
+constexpr const char* kSpecs[] = {"Identity()", "ErrorFeedback(Identity())", "Quantizer(bits=4)",
+                                  "ErrorFeedback(Quantizer(bits=2))",
                                   "ErrorFeedback(Quantizer(bits=3, levels='unbiased', block=1024))"};
 
 std::vector<Octets> messages_of(Endpoints& ends, uint64_t step) {
@@ -131,12 +132,14 @@ TEST_F(ReceiverRefuses, OtherSpecsTypesAndLengths) {
     Endpoints other(spec, n, 3, dtype);
     return error({good_[0], good_[1], messages_of(other, 0)[2]});
   };
-  EXPECT_SAYS(with("ErrorFeedback(Quantizer(bits=3))", kNumel, DType::kFloat32), "section: expected one of Quantizer(bits=2");
+  EXPECT_SAYS(with("ErrorFeedback(Quantizer(bits=3))", kNumel, DType::kFloat32),
+              "section: expected one of Quantizer(bits=2");
   EXPECT_SAYS(with("ErrorFeedback(Quantizer(bits=2, block=32))", kNumel, DType::kFloat32), "section: expected");
   EXPECT_SAYS(with("Quantizer(bits=2)", kNumel, DType::kFloat32), "section: expected");  // Direct: unbiased levels
   EXPECT_SAYS(with("Identity()", kNumel, DType::kFloat32), "section: expected");
   EXPECT_SAYS(with("ErrorFeedback(Quantizer(bits=2))", kNumel - 1, DType::kFloat32), "numel: expected 700, found 699");
-  EXPECT_SAYS(with("ErrorFeedback(Quantizer(bits=2))", kNumel, DType::kFloat64), "dtype: expected float32, found float64");
+  EXPECT_SAYS(with("ErrorFeedback(Quantizer(bits=2))", kNumel, DType::kFloat64),
+              "dtype: expected float32, found float64");
 }
 
 TEST_F(ReceiverRefuses, AveragesAndSeveralSections) {
@@ -154,7 +157,8 @@ TEST_F(ReceiverRefuses, EveryTruncationAndIllegalPayloads) {
     ASSERT_SAYS(error({good_[0], good_[1], cut}), "bad message: ");
   }
   Octets bad = good_[2];
-  store<uint32_t>(&bad[wire::overhead(1)], 0x7F800000u);  // an infinite scale in the last message: nothing may be decoded
+  store<uint32_t>(&bad[wire::overhead(1)],
+                  0x7F800000u);  // an infinite scale in the last message: nothing may be decoded
   EXPECT_SAYS(error({good_[0], good_[1], bad}), "payload of Quantizer");
 }
 
@@ -190,7 +194,8 @@ TEST(MechanismRegistry, ErrorsNameArgumentAndColumn) {
   };
   for (const auto& c : cases) {
     const std::string text = test::error_of<SpecError>([&] { parse_mechanism(c.text); });
-    EXPECT_TRUE(test::contains(text, c.says) && test::contains(text, concat("(column ", c.column, ")"))) << c.text << ": " << text;
+    EXPECT_TRUE(test::contains(text, c.says) && test::contains(text, concat("(column ", c.column, ")")))
+        << c.text << ": " << text;
   }
 }
 

@@ -1,4 +1,5 @@
-// Error feedback: nothing is lost (conservation), a send can be taken back, non-finite input leaves no trace, and the theory holds.
+// Error feedback: nothing is lost (conservation), a send can be taken back, non-finite input leaves no trace, and the
+// theory holds.
 #include "mechanisms/error_feedback.h"
 
 #include <gtest/gtest.h>
@@ -12,9 +13,10 @@ using test::Endpoints;
 using test::Octets;
 using test::Vector;
 
-constexpr const char* kQuantized[] = {"ErrorFeedback(Quantizer(bits=1))", "ErrorFeedback(Quantizer(bits=4))",
-                                      "ErrorFeedback(Quantizer(bits=2, levels='unbiased'))",
-                                      "ErrorFeedback(Quantizer(bits=5, block=32, levels='unbiased', rounding='nearest'))"};
+constexpr const char* kQuantized[] = {
+    "ErrorFeedback(Quantizer(bits=1))", "ErrorFeedback(Quantizer(bits=4))",
+    "ErrorFeedback(Quantizer(bits=2, levels='unbiased'))",
+    "ErrorFeedback(Quantizer(bits=5, block=32, levels='unbiased', rounding='nearest'))"};
 
 class ErrorFeedbackTest : public testing::TestWithParam<DType> {
  protected:
@@ -90,7 +92,8 @@ TEST_P(ErrorFeedbackTest, RetractRestoresTheState) {
       const View state[] = {ends.senders[0].state(0)};
       ends.config.mechanism->retract(wire::parse(message).payloads[0], x.view(), state);
       const double size = test::max_abs(before.view()) + test::max_abs(x.view());
-      EXPECT_LE(test::max_difference(ends.state(0).view(), before.view()), 4 * test::epsilon(state_dtype(dtype)) * size) << spec;
+      EXPECT_LE(test::max_difference(ends.state(0).view(), before.view()), 4 * test::epsilon(state_dtype(dtype)) * size)
+          << spec;
     }
   }
 }
@@ -186,7 +189,8 @@ TEST(ErrorFeedback, LyapunovFunctionFallsInEveryStep) {
       const size_t n = bits % 2 ? 33 : 20;
       const Quadratic f(n, static_cast<uint64_t>(bits));
       Endpoints ends(spec, n, 1, DType::kFloat64);
-      const double alpha = *ends.config.mechanism->compressor().class_of(n).alpha, L = f.smoothness, gamma = alpha / (4 * L);
+      const double alpha = *ends.config.mechanism->compressor().class_of(n).alpha, L = f.smoothness,
+                   gamma = alpha / (4 * L);
       std::vector<double> x(n, 0.0);
       double before = 0, first = 0;
       std::vector<double> g;

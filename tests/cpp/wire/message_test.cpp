@@ -28,8 +28,8 @@ Octets mixed_message(DType dtype) {
   Octets out(1 << 16);
   wire::Writer writer(out, {.dtype = dtype, .kind = wire::Kind::kAverage, .sections = 5, .rank = 3, .step = 1u << 31});
   size_t i = 0;
-  for (const char* spec : {"Quantizer(bits=4)", "Identity()", "Quantizer(bits=1, levels='fit')", "Quantizer(bits=3, block=32)",
-                           "Identity()"}) {
+  for (const char* spec : {"Quantizer(bits=4)", "Identity()", "Quantizer(bits=1, levels='fit')",
+                           "Quantizer(bits=3, block=32)", "Identity()"}) {
     const CompressorPtr c = parse_compressor(spec)->as_unbiased();
     const test::Vector x = test::random_vector(dtype, i == 4 ? 0 : 40 + 10 * i, i);
     const MutableBytes payload = writer.payload();
@@ -63,7 +63,8 @@ bool accepts(Bytes bytes, bool decode = true) {
     return true;
   } catch (const WireError& e) {
     const std::string text = e.what();
-    const bool named = std::ranges::any_of(kFields, [&](const char* f) { return text.starts_with(concat("bad message: ", f)); });
+    const bool named =
+        std::ranges::any_of(kFields, [&](const char* f) { return text.starts_with(concat("bad message: ", f)); });
     EXPECT_TRUE(named && test::contains(text, ": expected ") && test::contains(text, "found ")) << text;
     return false;
   }
@@ -96,8 +97,13 @@ TEST(Message, HasTheBytesOfTheWorkedExample) {
   const test::Vector x(DType::kFloat32, 40);
   decode_message(message, x.view());
   for (size_t i = 0; i < 40; ++i) {
-    const double value = i < 7 ? -0x1.9F0F0Ep-1 : i < 16 ? -0x1.14B4B4p-2 : i < 26 ? 0x1.14B4B4p-2 : i < 32 ? 0x1.9F0F0Ep-1
-                         : i == 35 ? 4.0 : i == 39 ? -4.0 : 0.0;
+    const double value = i < 7     ? -0x1.9F0F0Ep-1
+                         : i < 16  ? -0x1.14B4B4p-2
+                         : i < 26  ? 0x1.14B4B4p-2
+                         : i < 32  ? 0x1.9F0F0Ep-1
+                         : i == 35 ? 4.0
+                         : i == 39 ? -4.0
+                                   : 0.0;
     EXPECT_EQ(x[i], value) << i;
   }
 }
@@ -133,7 +139,8 @@ TEST(Message, WithoutSectionsIsAHeader) {
 TEST(Message, EveryTruncationIsRejected) {
   for (const Octets& whole : {worked_example(), mixed_message(DType::kFloat16)}) {
     for (size_t n = 0; n < whole.size(); ++n) {
-      const Octets cut(whole.begin(), whole.begin() + static_cast<ptrdiff_t>(n));  // exact memory: ASan sees a read past it
+      const Octets cut(whole.begin(),
+                       whole.begin() + static_cast<ptrdiff_t>(n));  // exact memory: ASan sees a read past it
       ASSERT_FALSE(accepts(cut)) << n;
     }
     Octets longer = whole;
@@ -157,7 +164,9 @@ TEST(Message, EverySingleByteChangeIsCheckedOrRejected) {
       changed[i] = whole[i];
       const bool fixed = i < 6 || (i >= 8 && i < 12) || (i >= 24 && i < 32);  // magic, version, sections, length
       EXPECT_GE(accepted, 1u) << "byte " << i;
-      if (fixed) EXPECT_EQ(accepted, 1u) << "byte " << i;
+      if (fixed) {
+        EXPECT_EQ(accepted, 1u) << "byte " << i;
+      }
     }
   }
 }
@@ -195,9 +204,11 @@ TEST(Message, SurvivesRandomBytes) {
     }
     for (uint32_t n = kind < 2 ? random() % 2 : 1 + random() % 4; n > 0 && !bytes.empty(); --n) {
       const size_t at = random() % (random() % 2 ? bytes.size() : std::min<size_t>(bytes.size(), 160));
-      bytes[at] = random() % 2 ? static_cast<uint8_t>(random()) : static_cast<uint8_t>(bytes[at] ^ (1u << random() % 8));
+      bytes[at] =
+          random() % 2 ? static_cast<uint8_t>(random()) : static_cast<uint8_t>(bytes[at] ^ (1u << random() % 8));
     }
-    if (random() % 2 && bytes.size() >= 32) store<uint64_t>(&bytes[24], bytes.size());  // past the first check of length
+    if (random() % 2 && bytes.size() >= 32)
+      store<uint64_t>(&bytes[24], bytes.size());  // past the first check of length
     accepted += accepts(bytes);
   }
   EXPECT_GT(accepted, 1'000u);
