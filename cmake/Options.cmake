@@ -11,8 +11,10 @@ function(tsq_options target)
     target_compile_options(${target} PRIVATE -O3)
   endif()
   if(TSQ_SANITIZE)
-    # g++ 12 reports false maybe-uninitialized from inlined system headers under sanitizers.
-    target_compile_options(${target} PRIVATE -fsanitize=${TSQ_SANITIZE} -fno-omit-frame-pointer -g -O1 -Wno-maybe-uninitialized)
+    target_compile_options(${target} PRIVATE -fsanitize=${TSQ_SANITIZE} -fno-omit-frame-pointer -g -O1)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # g++ 12 reports false ones from inlined system headers under sanitizers
+      target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized)
+    endif()
     target_link_options(${target} PRIVATE -fsanitize=${TSQ_SANITIZE})
   endif()
 endfunction()

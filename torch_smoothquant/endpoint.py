@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 
@@ -78,7 +78,9 @@ class Sender:
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Raises ValueError, with nothing changed, if the state is of another spec, length or dtype."""
-        if state_dict.get("spec") != repr(self.spec):
+        if missing := {"spec", "step", "state"} - set(state_dict):
+            raise ValueError(f"state_dict: expected the keys spec, step, state; not there: {', '.join(sorted(missing))}")
+        if state_dict["spec"] != repr(self.spec):
             raise ValueError(f"state_dict: expected one of {self.spec!r}, got one of {state_dict.get('spec')}")
         self._sender.load_state(state_dict["state"], state_dict["step"])
 
@@ -94,12 +96,14 @@ class Receiver:
         self._receiver = _C.Receiver(text, _integer(numel, "numel"), _integer(world_size, "world_size"), _dtype(dtype),
                                      _unsigned(seed, "seed"))
 
-    def receive(self, messages: Sequence[torch.Tensor]) -> torch.Tensor:
+    def receive(self, messages: Iterable[torch.Tensor]) -> torch.Tensor:
         """Estimate of the mean gradient from one message of every rank (any order; summed in rank order).
 
         Raises:
             WireError: if a message is not legal, not of this spec and length, or not of the others' step. State is unchanged.
         """
+        if not isinstance(messages, Iterable):
+            raise TypeError(f"messages: expected a sequence of tensors, got {type(messages).__name__}")
         return self._receiver.receive([_tensor(m, "messages") for m in messages])
 
 
@@ -112,11 +116,15 @@ def _tensor(value: object, argument: str) -> torch.Tensor:
 def _integer(value: object, argument: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{argument}: expected an int, got {type(value).__name__}")
+    if not -(2**63) <= value < 2**63:  # what the compiled part can take; it knows the argument's own range
+        raise ValueError(f"{argument}: expected an int of 64 bits, got {value}")
     return value
 
 
 def _unsigned(value: object, argument: str) -> int:
-    number = _integer(value, argument)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument}: expected an int, got {type(value).__name__}")
+    number = value
     if not 0 <= number < 2**64:
         raise ValueError(f"{argument}: expected 0 to 2**64 - 1, got {number}")
     return number

@@ -20,6 +20,7 @@ DEFAULT = "ErrorFeedback(Quantizer(bits=4))"
 """Spec of ``attach(ddp)``: chosen by measurement, docs/tuning.md."""
 
 _EXCHANGES = ("auto", "all_gather", "sharded", "dense")
+_LONGEST = 30 * 24 * 3600.0
 _SMALL_WORLD = 4  # up to here everybody may as well get everybody's message
 _attached: weakref.WeakKeyDictionary[DistributedDataParallel, Hook] = weakref.WeakKeyDictionary()
 
@@ -88,29 +89,35 @@ class Hook:
             ValueError: naming both sides, with nothing changed, if it is of another version, rank, world size, spec or model.
         """
         expected = {"version": 1, **self._identity()}
+        if missing := {*expected, "loss_scale", "parameters"} - set(state_dict):
+            raise ValueError(f"state_dict: expected more keys: {', '.join(sorted(missing))} not there")
         for key, value in expected.items():
-            if state_dict.get(key) != value:
-                raise ValueError(f"state_dict: {key}: expected {value!r}, got {state_dict.get(key)!r}")
-        if set(state_dict["parameters"]) != set(self._core.state()[1]):
-            difference = set(state_dict["parameters"]) ^ set(self._core.state()[1])
+            if state_dict[key] != value:
+                raise ValueError(f"state_dict: {key}: expected {value!r}, got {state_dict[key]!r}")
+        given = state_dict["parameters"]
+        if difference := set(given) ^ set(self._core.state()[1]):
             raise ValueError(f"state_dict: parameters: expected this model's, differs in {sorted(difference)[:5]}")
         vectors, steps = {}, {}
-        for name, entry in state_dict["parameters"].items():
+        for name, entry in given.items():
+            if "steps" not in entry:
+                raise ValueError(f"state_dict: {name}: expected a key 'steps', not there")
             for key, value in entry.items():
+                side, dot, vector = key.partition(".")
                 if key == "steps":
                     steps[name] = value
-                else:
-                    side, vector = key.split(".", 1)
+                elif dot and set(value) == {"begin", "values"}:
                     vectors[name, side, vector] = (value["begin"], value["values"])
+                else:
+                    raise ValueError(f"state_dict: {name}: expected 'steps' and vectors such as 'worker.residual', got {key!r}")
         self._core.load_state(vectors, steps)
         self._loss_scale = state_dict["loss_scale"]
 
     def close(self) -> None:
         """Finishes what is queued, stops the worker thread, gives the process group up. Idempotent. A later backward raises."""
         self._core.close()
-        if self._group is not None and dist.is_initialized():
+        if self._group is not None:
             group, self._group = self._group, None
-            dist.destroy_process_group(group)
+            _destroy_group(group)
 
     def _identity(self) -> dict[str, Any]:
         return {"rank": self._core.rank, **{k: self._config[k] for k in ("world_size", "spec", "down", "exchange", "seed")}}
@@ -195,21 +202,40 @@ def prepare(
         exchange = "sharded" if down is not None or world > _SMALL_WORLD else "all_gather"
     elif down is not None and exchange != "sharded":
         raise ValueError(f"down: expected None with exchange={exchange!r} (only the sharded exchange sends averages), got {down_text}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed: expected an int, got {type(seed).__name__}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected 0 to 2**64 - 1, got {seed}")
-    parameters, exempted = _assign(ddp, up_text, down_text, overrides or {}, exempt)
+    parameters, exempted = _assign(ddp, up_text, down_text, {} if overrides is None else overrides, exempt)
     config = {"spec": up_text, "down": down_text, "exchange": exchange, "seed": seed, "world_size": world,
               "parameters": len(parameters), "exempt_parameters": exempted}
-    group = dist.new_group(dist.get_process_group_ranks(ddp.process_group), backend="gloo",
-                           timeout=datetime.timedelta(seconds=seconds), use_local_synchronization=True)
+    group = _new_group(ddp.process_group, seconds)
+    hold_unused = bool(ddp.find_unused_parameters or getattr(ddp, "static_graph", False))
     try:
-        hold_unused = bool(ddp.find_unused_parameters or getattr(ddp, "static_graph", False))
         core = _C.Hook(parameters, group.group_name, exchange, seed, hold_unused, seconds,
                        fingerprint=f"spec {up_text} down {down_text}")
     except BaseException:
-        dist.destroy_process_group(group)
+        _destroy_group(group)
         raise
     return Hook(core, config=config, group=group)
+
+
+def _new_group(like: dist.ProcessGroup, seconds: float) -> dist.ProcessGroup:
+    """A Gloo group of the ranks of ``like`` for the hook alone: others' collectives on it would break the order Gloo matches by."""
+    ranks = dist.get_process_group_ranks(like)
+    return dist.new_group(ranks, backend="gloo", timeout=datetime.timedelta(seconds=seconds),
+                          use_local_synchronization=not _is_world(ranks))
+
+
+def _destroy_group(group: dist.ProcessGroup) -> None:
+    # A group of some ranks is named after how many groups there are: destroying one would let the next take its name, and with it
+    # stale addresses in the store. It stays until destroy_process_group().
+    if dist.is_initialized() and _is_world(dist.get_process_group_ranks(group)):
+        dist.destroy_process_group(group)
+
+
+def _is_world(ranks: Sequence[int]) -> bool:
+    return len(ranks) == dist.get_world_size()
 
 
 def comm_hook(state: Hook, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
@@ -217,7 +243,14 @@ def comm_hook(state: Hook, bucket: dist.GradBucket) -> torch.futures.Future[torc
 
     Returns the future of the bucket's mean; chain ``.then`` to compose. The callback runs on the hook's worker thread.
     """
-    return state._core.run(bucket)
+    return state._core.run(bucket).then(_value)  # DDP takes from Python only futures of Python objects
+
+
+comm_hook.__annotations__ = {"state": object, "bucket": dist.GradBucket, "return": torch.futures.Future[torch.Tensor]}  # DDP checks them
+
+
+def _value(future: torch.futures.Future[Any]) -> torch.Tensor:
+    return future.value()
 
 
 def check_attachable(ddp: DistributedDataParallel) -> None:
@@ -249,6 +282,8 @@ def check_attachable(ddp: DistributedDataParallel) -> None:
 def _assign(ddp: DistributedDataParallel, up: str, down: str, overrides: Mapping[str, Spec | str],
             exempt: Exempt) -> tuple[list[tuple[str, torch.Tensor, str, str]], int]:
     """(name, parameter, up, down) of every parameter that DDP reduces, in the model's order; and how many are exempt."""
+    if not isinstance(overrides, Mapping) or not all(isinstance(pattern, str) for pattern in overrides):
+        raise TypeError(f"overrides: expected a mapping from glob patterns to specs, got {overrides!r}")
     special = {pattern: to_text(spec, f"overrides[{pattern!r}]") for pattern, spec in overrides.items()}
     rule = _exempt_rule(exempt)
     ignored = set(getattr(ddp, "parameters_to_ignore", ()))
@@ -283,7 +318,7 @@ def _exempt_rule(exempt: Exempt) -> Callable[[str, torch.nn.Parameter], bool]:
         return exempt
     if exempt == "default":
         return default_exempt
-    if isinstance(exempt, str) or not all(isinstance(pattern, str) for pattern in exempt):
+    if isinstance(exempt, str) or not isinstance(exempt, Sequence) or not all(isinstance(pattern, str) for pattern in exempt):
         raise ValueError(f"exempt: expected 'default', None, a callable or a sequence of glob patterns, got {exempt!r}")
     patterns = tuple(exempt)
     return lambda name, parameter: default_exempt(name, parameter) or any(fnmatchcase(name, p) for p in patterns)
@@ -291,6 +326,6 @@ def _exempt_rule(exempt: Exempt) -> Callable[[str, torch.nn.Parameter], bool]:
 
 def _seconds(timeout: float | datetime.timedelta) -> float:
     seconds = timeout.total_seconds() if isinstance(timeout, datetime.timedelta) else timeout
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < math.inf:
-        raise ValueError(f"timeout: expected a positive number of seconds or a timedelta, got {timeout!r}")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 1e-3 <= seconds <= _LONGEST:
+        raise ValueError(f"timeout: expected a timedelta or seconds from 0.001 to {_LONGEST:.0f}, got {timeout!r}")
     return float(seconds)

@@ -51,6 +51,7 @@ class Measurement:
     first_loss: float = float("nan")
     last_loss: float = float("nan")
     spec: str | None = None
+    hook_stats: dict[str, Any] | None = None  # ours: rank 0's stats() at the end, warm-up included
 
     @property
     def label(self) -> str:

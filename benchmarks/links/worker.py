@@ -191,6 +191,7 @@ def measure(settings: Settings, rank: int) -> dict[str, Any]:
         check_replicas(contender)
         check_loss(contender)
         if contender.hook is not None:
+            contender.measurement.hook_stats = contender.hook.stats()
             contender.hook.close()
     return {
         "raw_bits_per_second": rate,
@@ -228,7 +229,7 @@ def main() -> None:
     )
     result = measure(settings, rank)
     if rank == 0:
-        (parsed.folder / RESULT_FILE).write_text(json.dumps(result))
+        (parsed.folder / RESULT_FILE).write_text(json.dumps(result, default=str))
     gc.collect()  # DDP sits in reference cycles: free it, and the threads of its group, while Python still runs
     dist.barrier()
     dist.destroy_process_group()

@@ -24,9 +24,10 @@ EndpointConfig make_config(const std::string& spec, int64_t numel, int64_t world
 
 Sender make_sender(const std::string& spec, int64_t numel, int64_t rank, int64_t world_size, at::ScalarType type,
                    uint64_t seed) {
+  const EndpointConfig config = make_config(spec, numel, world_size, type, seed);
   if (rank < 0 || rank >= world_size)
     throw ArgumentError(concat("rank: expected 0 to ", world_size - 1, ", got ", rank));
-  return Sender(make_config(spec, numel, world_size, type, seed), static_cast<uint32_t>(rank));
+  return Sender(config, static_cast<uint32_t>(rank));
 }
 
 /// Runs `write` on a fresh buffer of `capacity` bytes and returns exactly what was written.

@@ -44,6 +44,9 @@ PYBIND11_MODULE(_C, m) {
   // Both are ValueErrors: bad input, not a bug of ours.
   static py::exception<SpecError> spec_error(m, "SpecError", PyExc_ValueError);
   static py::exception<WireError> wire_error(m, "WireError", PyExc_ValueError);
+  spec_error.attr("__doc__") =
+      "A spec does not parse or names impossible values; the message shows the column. A ValueError.";
+  wire_error.attr("__doc__") = "Bytes are not the message that was due; names field, expected, found. A ValueError.";
   py::register_exception_translator([](std::exception_ptr p) {
     try {
       if (p) std::rethrow_exception(p);

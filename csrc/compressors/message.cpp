@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "common/convert.h"
+#include "common/error.h"
 
 namespace tsq {
 
@@ -26,11 +27,19 @@ wire::Message check_message(Bytes bytes, uint64_t* numel) {
   wire::Message message = wire::parse(bytes);
   *numel = 0;
   for (size_t i = 0; i < message.sections.size(); ++i) {
-    const wire::Section& section = message.sections[i];
-    decoder_for(section.format)->validate(message.payloads[i], section.numel, message.header.dtype);
-    *numel += section.numel;
+    validate_section(*decoder_for(message.sections[i].format), message, i);
+    *numel += message.sections[i].numel;
   }
   return message;
+}
+
+void validate_section(const Compressor& compressor, const wire::Message& message, size_t index) {
+  const wire::Section& section = message.sections[index];
+  const Bytes payload = message.payloads[index];
+  compressor.validate(payload, section.numel, message.header.dtype);
+  const auto is_zero = [](uint8_t byte) { return byte == 0; };
+  if (section.non_finite && !std::all_of(payload.begin(), payload.end(), is_zero))
+    throw_wire("payload", "zeros in a marked section", "others");
 }
 
 void decode_message(const wire::Message& message, View out) {

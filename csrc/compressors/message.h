@@ -18,6 +18,9 @@ size_t encode_message(const Compressor& compressor, ConstView x, uint64_t seed, 
 /// Checks all of a message, payloads included; `numel` becomes its total number of elements. Throws WireError.
 wire::Message check_message(Bytes bytes, uint64_t* numel);
 
+/// Throws WireError unless section `index` has a legal payload for `compressor`; one that is marked has none but zeros.
+void validate_section(const Compressor& compressor, const wire::Message& message, size_t index);
+
 /// Decodes a checked message into `out` (numel elements of the header's dtype), section after section; NaN where
 /// marked.
 void decode_message(const wire::Message& message, View out);

@@ -1,4 +1,5 @@
-// The collectives that messages travel by. The only room that calls any; every byte handed to one is counted here.
+// The collectives that messages travel by. The only room that calls any; every byte of gradients handed to one is
+// counted here.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +32,11 @@ class Exchange {
   /// all = concatenation of every rank's `mine` in rank order; all.size() = size() * mine.size(), mine not empty.
   void all_gather(Bytes mine, MutableBytes all);
 
-  /// Rank r gets the r-th part of `send` (send_sizes[r] bytes) and puts it where recv_sizes says. Neither side empty.
+  /// The same for what is no gradient (agreements): not counted.
+  void all_gather_uncounted(Bytes mine, MutableBytes all) { do_all_gather(mine, all); }
+
+  /// Rank r gets the r-th part of `send` (send_sizes[r] bytes) and puts it where recv_sizes says. send_sizes is the
+  /// same on every rank, so recv_sizes[i] = send_sizes[rank()] for all i. Neither side empty.
   void all_to_all(Bytes send, std::span<const size_t> send_sizes, MutableBytes recv,
                   std::span<const size_t> recv_sizes);
 

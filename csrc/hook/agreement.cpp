@@ -50,13 +50,13 @@ void agree(Exchange& exchange, const std::string& what, const Facts& facts) {
   uint8_t length[8];
   store<uint64_t>(length, mine.size());
   std::vector<uint8_t> lengths(8 * world);
-  exchange.all_gather(length, lengths);
+  exchange.all_gather_uncounted(length, lengths);
   size_t longest = 1;
   for (size_t r = 0; r < world; ++r) longest = std::max<size_t>(longest, load<uint64_t>(&lengths[8 * r]));
   if (longest > kMaxFacts) throw_wire("facts", concat("at most ", kMaxFacts, " bytes"), longest);
   std::vector<uint8_t> padded(longest), all(longest * world);
   std::copy(mine.begin(), mine.end(), padded.begin());
-  exchange.all_gather(padded, all);
+  exchange.all_gather_uncounted(padded, all);
 
   const auto facts_of = [&](size_t r) {
     return read(Bytes(all).subspan(r * longest, load<uint64_t>(&lengths[8 * r])));

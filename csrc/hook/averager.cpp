@@ -217,7 +217,7 @@ void Averager::inspect_all(const Layout& layout, ConstView buffer) {
   for (const Piece& piece : layout.whole.pieces) {
     const ConstView x = buffer.slice(piece.at, piece.numel);
     Delivery& delivery = delivery_[piece.parameter];
-    delivery = inspect(*parameters_[piece.parameter].up, x);
+    delivery = inspect(*parameters_[piece.parameter].up, x, worker_[piece.parameter].views);
     if (config_.hold_unused && delivery == Delivery::kSend && kernels::all_zero(x)) delivery = Delivery::kHold;
   }
 }
@@ -284,12 +284,14 @@ void Averager::average_own_shard(const Shard& shard, MutableBytes received, DTyp
     const Parameter& parameter = parameters_[piece.parameter];
     const View mean = means.slice(at, piece.numel);
     at += piece.numel;
+    Delivery delivery = Delivery::kMark;
     {
       const Timer timer(stats_mutex_, stats_.decode_seconds);
-      receive_section(*parameter.up, messages, i, mean);  // marked: NaN, which marks the average below
+      if (receive_section(*parameter.up, messages, i, mean)) delivery = Delivery::kSend;
     }
     const Timer timer(stats_mutex_, stats_.encode_seconds);
-    Delivery delivery = inspect(*parameter.down, mean);
+    if (delivery == Delivery::kSend)
+      delivery = inspect(*parameter.down, mean, state_of(owner_[piece.parameter], piece));
     if (config_.hold_unused && delivery == Delivery::kSend && kernels::all_zero(mean)) delivery = Delivery::kHold;
     writer.add(send_piece(piece, /*owner=*/true, delivery, mean, writer.payload()));
   }

@@ -1,6 +1,7 @@
 #include "hook/pipeline.h"
 
 #include <future>
+#include <memory>
 #include <stdexcept>
 
 #include "common/error.h"
@@ -47,17 +48,18 @@ void Pipeline::submit(Task task, Done done) {
 }
 
 void Pipeline::run(const Task& task) {
-  std::promise<void> promise;
-  std::future<void> finished = promise.get_future();
+  // Shared: the worker may still be inside set_value when we return.
+  const auto promise = std::make_shared<std::promise<void>>();
+  std::future<void> finished = promise->get_future();
   {
     const std::lock_guard lock(mutex_);
     if (closing_) throw std::runtime_error("torch_smoothquant: the hook is closed");
-    queue_.push_back({[&] {
+    queue_.push_back({[&task, promise] {
                         try {
                           task();
-                          promise.set_value();
+                          promise->set_value();
                         } catch (...) {
-                          promise.set_exception(std::current_exception());
+                          promise->set_exception(std::current_exception());
                         }
                       },
                       nullptr});

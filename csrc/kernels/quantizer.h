@@ -63,6 +63,9 @@ bool valid_payload(const QuantizerParams& params, const uint8_t* in, size_t n);
 /// True if no element is Inf or NaN (for float64: beyond float32's range counts as Inf). Stops early at the first one.
 bool all_finite(ConstView x);
 
+/// True if every magnitude is below 2^96: finite, and so far from the largest float that sums of a few do not overflow.
+bool all_ordinary(ConstView x);
+
 /// True if every element is +0 or -0. Stops early at the first other one.
 bool all_zero(ConstView x);
 
@@ -81,6 +84,7 @@ void dequantize_add(const QuantizerParams& params, const uint8_t* in, size_t n, 
 void dequantize_mean(const QuantizerParams& params, const uint8_t* const* in, size_t count, View out);
 bool valid_payload(const QuantizerParams& params, const uint8_t* in, size_t n);
 bool all_finite(ConstView x);
+bool all_ordinary(ConstView x);
 bool all_zero(ConstView x);
 }  // namespace scalar
 

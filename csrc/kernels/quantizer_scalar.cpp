@@ -293,6 +293,13 @@ bool all_finite(ConstView x) {
   });
 }
 
+bool all_ordinary(ConstView x) {
+  return with_type(x, [&](const auto* elements) {
+    return std::all_of(elements, elements + x.numel,
+                       [](auto v) { return magnitude_bits(static_cast<float>(widen(v))) < kExtraordinaryBits; });
+  });
+}
+
 bool all_zero(ConstView x) {
   return with_type(x, [&](const auto* elements) {
     return std::all_of(elements, elements + x.numel, [](auto v) { return widen(v) == 0; });

@@ -1,17 +1,35 @@
 #include "mechanisms/section.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
+#include "common/convert.h"
 #include "common/error.h"
 #include "compressors/message.h"
 #include "kernels/quantizer.h"
 
 namespace tsq {
 
-Delivery inspect(const Mechanism& mechanism, ConstView x) {
-  if (mechanism.state_names().empty()) return Delivery::kSend;
-  return kernels::all_finite(x) ? Delivery::kSend : Delivery::kMark;
+namespace {
+
+/// Whether |x| + |v| is finite in float32, element by element, for a state vector v.
+bool sums_are_finite(ConstView x, const View& v) {
+  return with_element(x.dtype, [&](auto element) {
+    using E = decltype(element);
+    const auto* state = v.as<typename E::State>();
+    for (size_t i = 0; i < x.numel; ++i)
+      if (!std::isfinite(static_cast<float>(std::abs(E::load(x.data, i)) + std::abs(state[i])))) return false;
+    return true;
+  });
+}
+
+}  // namespace
+
+Delivery inspect(const Mechanism& mechanism, ConstView x, std::span<const View> state) {
+  if (mechanism.state_names().empty() || kernels::all_ordinary(x)) return Delivery::kSend;
+  const bool finite = std::all_of(state.begin(), state.end(), [&](const View& v) { return sums_are_finite(x, v); });
+  return finite ? Delivery::kSend : Delivery::kMark;
 }
 
 wire::Section send_section(const Mechanism& mechanism, Delivery delivery, ConstView x, std::span<const View> state,
@@ -38,7 +56,7 @@ void check_section(const wire::Message& message, size_t index, const Mechanism& 
   if (!(section.format == compressor.format()))
     throw_wire("section", concat("one of ", compressor.spec()), "another codec or other parameters");
   if (section.numel != numel) throw_wire("numel", numel, section.numel);
-  compressor.validate(message.payloads[index], numel, message.header.dtype);
+  validate_section(compressor, message, index);
 }
 
 bool receive_section(const Mechanism& mechanism, std::span<const wire::Message> messages, size_t index, View out) {

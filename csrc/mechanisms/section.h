@@ -14,9 +14,9 @@ enum class Delivery : uint8_t {
   kHold,  ///< the parameter took no part in this step: send zeros, keep the state as it is
 };
 
-/// kMark if x has an Inf or NaN that would spoil the mechanism's state; else kSend. Reads x once, only if there is
-/// state.
-Delivery inspect(const Mechanism& mechanism, ConstView x);
+/// kMark if x has an Inf or NaN, or overflows when added to the state; else kSend. Reads x once, only if there is
+/// state; the state only if x has magnitudes of 2^96 or more.
+Delivery inspect(const Mechanism& mechanism, ConstView x, std::span<const View> state);
 
 /// Writes the payload into `out` and returns its table entry.
 wire::Section send_section(const Mechanism& mechanism, Delivery delivery, ConstView x, std::span<const View> state,

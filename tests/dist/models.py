@@ -95,8 +95,10 @@ class Oracle:
     """What every rank must get, from all ranks' gradients: error feedback around Quantizer(bits, 256, levels), fp32, both ways if
     sharded; written from docs/ and reference.py."""
 
-    def __init__(self, model: nn.Module, world: int, exchange: str, bits: int = 4, levels: str = "fit", feedback: bool = True, seed: int = 0):
-        self.world, self.sharded, self.bits, self.levels, self.feedback, self.seed = world, exchange == "sharded", bits, levels, feedback, seed
+    def __init__(self, model: nn.Module, world: int, exchange: str, bits: int = 4, levels: str = "fit", feedback: bool = True,
+                 seed: int = 0) -> None:
+        self.world, self.sharded, self.seed = world, exchange == "sharded", seed
+        self.bits, self.levels, self.feedback = bits, levels, feedback
         self.step = 0
         shapes = [(n, p.ndim > 1 and p.numel() >= 2048, p.numel()) for n, p in inner(model).named_parameters()]
         self.compressed = {n: i for i, (n, big, _) in enumerate(shapes) if big}

@@ -29,7 +29,8 @@ import torch.distributed as dist
 
 QUIET = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TORCH_CPP_LOG_LEVEL": "FATAL"}
 _context = mp.get_context("forkserver")
-_context.set_forkserver_preload(["pytest", "torch", "torch.distributed", "torch.nn.parallel", "torch._dynamo", "torch_smoothquant", "ranks", "models"])
+_context.set_forkserver_preload(  # torch._dynamo: DDP imports it
+    ["pytest", "torch", "torch.distributed", "torch.nn.parallel", "torch._dynamo", "torch_smoothquant", "ranks", "models"])
 
 
 @contextlib.contextmanager
@@ -52,7 +53,8 @@ def join_group(store: str, rank: int, world: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=60))
 
 
-def _main(function: Callable[..., Any], rank: int, world: int, store: str, args: tuple, pipe: multiprocessing.connection.Connection) -> None:
+def _main(function: Callable[..., Any], rank: int, world: int, store: str, args: tuple,
+          pipe: multiprocessing.connection.Connection) -> None:
     error = value = None
     try:
         join_group(store, rank, world)
@@ -154,7 +156,7 @@ def run_scripts(source: str, world: int, timeout: float = 60) -> list[Ended]:
                         ended = re.search(r"ended ([\d.]+)\n", text)
                         ends[rank] = Ended(process.exitcode, time.monotonic() - float(ended.group(1)) if ended else 0, text)
                 if time.monotonic() > deadline:
-                    raise RanksFailed("\n".join(f"rank {r}: {ends.get(r) or 'still alive: ' + o.read_text()}" for r, o in enumerate(outputs)))
+                    raise RanksFailed("\n".join(f"rank {r}: {ends.get(r) or 'alive: ' + o.read_text()}" for r, o in enumerate(outputs)))
                 time.sleep(0.02)
         finally:
             for process in processes:

@@ -71,15 +71,15 @@ def test_dense_exchange_is_plain_ddp_for_every_spec():
 # ------------------------------------------------------------------ the documented average
 
 
-def follow(rank: int, world: int, spec: str | None, exchange: str, oracle: dict[str, Any], steps: int, options: dict[str, Any]) -> dict[str, Any]:
+def follow(rank: int, world: int, spec: str | None, exchange: str, oracle: dict[str, Any]) -> dict[str, Any]:
     """Trains; compares every delivered gradient with the oracle's; returns what the conservation law needs."""
-    ddp = DDP(make_model(), **options)
+    ddp = DDP(make_model(), bucket_cap_mb=0.01)
     hook = tsq.attach(ddp, spec, exchange=exchange, seed=17)
     expected = Oracle(ddp, world, exchange, seed=17, **oracle)
     optimizer, weights = sgd(ddp), []
     given = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in ddp.module.named_parameters()}
     got = copy.deepcopy(given)
-    for step in range(steps):
+    for step in range(8):
         by_rank = [local_grads(ddp, r, step) for r in range(world)]
         want = expected.average(by_rank)
         train(ddp, None, rank, [step])
@@ -120,7 +120,7 @@ def conserved(results: list[dict[str, Any]]) -> float:
     ("Direct(Quantizer(bits=3))", {"bits": 3, "levels": "unbiased", "feedback": False}),
 ], ids=["default", "EF 2 bits", "EF dithered", "Direct"])
 def test_documented_average_on_every_rank(world, exchange, spec, oracle):
-    results = run_ranks(follow, world, spec, exchange, oracle, 8, {"bucket_cap_mb": 0.01})
+    results = run_ranks(follow, world, spec, exchange, oracle)
     for other in results[1:]:
         assert torch.equal(results[0]["weights"], other["weights"])
     if oracle.get("feedback", True):

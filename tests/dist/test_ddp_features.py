@@ -7,7 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from models import TINY, Oracle, flat, grads, inner, local_grads, loss_of, make_model, no_sync_unless, sgd, train, worker_residuals
+from models import (
+    TINY,
+    Oracle,
+    flat,
+    grads,
+    inner,
+    local_grads,
+    loss_of,
+    make_model,
+    no_sync_unless,
+    owner_residuals,
+    sgd,
+    train,
+    worker_residuals,
+)
 from ranks import run_ranks
 from torch import nn
 from torch.distributed.algorithms.join import Join
@@ -28,7 +42,8 @@ def alike(results: list[torch.Tensor]) -> bool:
 # ------------------------------------------------------------------ buckets
 
 
-def weights_by_bucket_size(rank: int, world: int, exchange: str, sizes: list[float], options: dict[str, Any]) -> tuple[list[torch.Tensor], list[int]]:
+def weights_by_bucket_size(rank: int, world: int, exchange: str, sizes: list[float],
+                           options: dict[str, Any]) -> tuple[list[torch.Tensor], list[int]]:
     out, calls = [], []
     for size in sizes:
         ddp = DDP(make_model(), bucket_cap_mb=size, **options)
@@ -46,7 +61,8 @@ def weights_by_bucket_size(rank: int, world: int, exchange: str, sizes: list[flo
 
 @each_exchange
 @each_world
-@pytest.mark.parametrize("options", [{}, {"gradient_as_bucket_view": True}, {"static_graph": True}, {"find_unused_parameters": True}], ids=",".join)
+@pytest.mark.parametrize("options", [{}, {"gradient_as_bucket_view": True}, {"static_graph": True}, {"find_unused_parameters": True}],
+                         ids=",".join)
 def test_rebuilding_buckets_loses_nothing(world, exchange, options):
     """25 MB never changes its one bucket; the others are rebuilt into many after the first iteration. Same bits."""
     for weights, calls in run_ranks(weights_by_bucket_size, world, exchange, [25, 0.01, TINY], options):
@@ -155,7 +171,7 @@ def unused(rank: int, world: int, exchange: str, as_view: bool) -> torch.Tensor:
         train(ddp, None, rank, [step])
         after = worker_residuals(hook.state_dict())
         for name, value in grads(ddp).items():
-            assert (value is None) == (grads(plain)[name] is None), f"{name}: None where plain DDP has a gradient, or the reverse, in step {step}"
+            assert (value is None) == (grads(plain)[name] is None), f"{name}: None, unlike in plain DDP, or the reverse, in step {step}"
             if name in got and value is not None:
                 got[name] += value
         for name in given:
@@ -172,8 +188,6 @@ def unused(rank: int, world: int, exchange: str, as_view: bool) -> torch.Tensor:
 @each_exchange
 @each_world
 def test_unused_parameters_keep_their_residual(exchange, world):
-    from models import owner_residuals
-
     results = run_ranks(unused, world, exchange, False)
     assert alike([r["weights"] for r in results])
     states = [r["state"] for r in results]
@@ -241,7 +255,8 @@ def test_model_of_another_dtype(exchange, dtype, tolerance):
         if exchange == "all_gather":
             owed = sum(r["residual"][name].double() for r in results) / 3
             scale = results[0]["given"][name].abs().max().item()
-            torch.testing.assert_close(results[0]["got"][name].flatten() + owed, results[0]["given"][name].flatten(), rtol=0, atol=tolerance * max(1, scale))
+            got, given = (results[0][key][name].flatten() for key in ("got", "given"))
+            torch.testing.assert_close(got + owed, given, rtol=0, atol=tolerance * max(1, scale))
 
 
 def mixed_dtypes(rank: int, world: int, exchange: str) -> torch.Tensor:
@@ -258,7 +273,8 @@ def mixed_dtypes(rank: int, world: int, exchange: str) -> torch.Tensor:
     hook = tsq.attach(ddp, EF2, exchange=exchange)
     train(ddp, sgd(ddp), rank, range(6))
     residuals = worker_residuals(hook.state_dict())
-    assert {n: r.dtype for n, r in residuals.items()} == {"one.weight": torch.float32, "two.weight": torch.float64, "three.weight": torch.float32}
+    dtypes = {n: r.dtype for n, r in residuals.items()}
+    assert dtypes == {"one.weight": torch.float32, "two.weight": torch.float64, "three.weight": torch.float32}
     assert all(r.any() and r.isfinite().all() for r in residuals.values())
     return flat(ddp)
 

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 import torch_smoothquant as tsq
 
 each_exchange = pytest.mark.parametrize("exchange", ["all_gather", "sharded", "dense"])
-LIMIT = 3.0  # timeout= of the hook in these tests
+LIMIT = 2.0  # timeout= of the hook in these tests
 
 
 def failing_backward(ddp: DDP, rank: int, step: int) -> tuple[float, str]:
@@ -73,7 +73,7 @@ def asleep(rank: int, world: int, exchange: str) -> dict[str, Any] | None:
     hook = tsq.attach(ddp, exchange=exchange, timeout=LIMIT)
     train(ddp, None, rank, range(2))
     if rank == world - 1:
-        time.sleep(3 * LIMIT)
+        time.sleep(2.5 * LIMIT)
         return None
     return survivor(ddp, hook, rank)
 
@@ -108,7 +108,7 @@ def changes_after_a_failure(rank: int, world: int) -> None:
     hook = tsq.attach(ddp, timeout=1)
     train(ddp, None, rank, [0])
     if rank == 1:
-        time.sleep(4)
+        time.sleep(2.5)
         return
     failing_backward(ddp, rank, 1)
     start = time.monotonic()
@@ -173,12 +173,12 @@ def test_close_twice_then_backward():
 # ------------------------------------------------------------------ how a program ends
 
 
-ATTACHED = f"ddp = DDP(make_model(), bucket_cap_mb={TINY})\nhook = tsq.attach(ddp, timeout=3)\ntrain(ddp, None, rank, range(3))\n"
+ATTACHED = f"ddp = DDP(make_model(), bucket_cap_mb={TINY})\nhook = tsq.attach(ddp, timeout=1.5)\ntrain(ddp, None, rank, range(3))\n"
 QUEUE = """
 def backward():
     try: loss_of(ddp, rank, 5).backward()
     except Exception: pass
-if rank == 1: time.sleep(4)
+if rank == 1: time.sleep(2.5)
 else:  # buckets that wait for rank 1
     calls = hook.stats()['calls']
     threading.Thread(target=backward, daemon=True).start()

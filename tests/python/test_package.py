@@ -16,7 +16,8 @@ import torch_smoothquant as tsq
 PACKAGE = Path(tsq.__file__).resolve().parent
 
 
-@pytest.mark.parametrize(("built_for", "running"), [("2.13.0", "2.12.1"), ("2.13.0", "2.14.0+cpu"), ("2.13.0", "3.13.0"), ("2.1.0", "2.13.0")])
+@pytest.mark.parametrize(("built_for", "running"), [
+    ("2.13.0", "2.12.1"), ("2.13.0", "2.14.0+cpu"), ("2.13.0", "3.13.0"), ("2.1.0", "2.13.0")])
 def test_another_torch_minor_is_refused_in_one_sentence(built_for, running):
     with pytest.raises(ImportError) as caught:
         tsq._check_build(built_for, running)

@@ -237,27 +237,33 @@ bool ValidPayload(const QuantizerParams& params, const uint8_t* in, size_t n) {
   return scalar::valid_payload(params, in, n - i);
 }
 
-bool AllFinite(ConstView x) {
-  bool found = false;
-  size_t seen = 0;
-  // The addend carries from the smallest bit pattern that is not finite: Inf's, or the double that rounds to a float's
-  // Inf.
+// Whether no magnitude's bit pattern reaches that of a limit, given for float32, for the upper half of one (bfloat16)
+// and for float64: the addend carries from the limit on. The largest float16 is below every limit.
+HWY_INLINE size_t FindLarge(ConstView x, uint32_t limit32, uint64_t limit64, bool* found) {
   switch (x.dtype) {
-    case DType::kFloat32:
-      seen = FindCarry<uint32_t>(x.as<uint32_t>(), x.numel, 0x80000000u - kInfBits, &found);
-      break;
     case DType::kFloat16:
-      seen = FindCarry<uint16_t>(x.as<uint16_t>(), x.numel, 0x8000u - 0x7C00u, &found);
-      break;
+      return FindCarry<uint16_t>(x.as<uint16_t>(), x.numel, 0x8000u - 0x7C00u, found);
     case DType::kBFloat16:
-      seen = FindCarry<uint16_t>(x.as<uint16_t>(), x.numel, 0x8000u - 0x7F80u, &found);
-      break;
+      return FindCarry<uint16_t>(x.as<uint16_t>(), x.numel, static_cast<uint16_t>(0x8000u - (limit32 >> 16)), found);
     case DType::kFloat64:
-      constexpr uint64_t kLimit = std::bit_cast<uint64_t>(0x1.FFFFFFp127);
-      seen = FindCarry<uint64_t>(x.as<uint64_t>(), x.numel, (uint64_t{1} << 63) - kLimit, &found);
+      return FindCarry<uint64_t>(x.as<uint64_t>(), x.numel, (uint64_t{1} << 63) - limit64, found);
+    case DType::kFloat32:
       break;
   }
+  return FindCarry<uint32_t>(x.as<uint32_t>(), x.numel, 0x80000000u - limit32, found);
+}
+
+bool AllFinite(ConstView x) {
+  bool found = false;
+  constexpr uint64_t kRoundsToInf = std::bit_cast<uint64_t>(0x1.FFFFFFp127);  // the double that rounds to a float's Inf
+  const size_t seen = FindLarge(x, kInfBits, kRoundsToInf, &found);
   return !found && scalar::all_finite(x.slice(seen, x.numel - seen));
+}
+
+bool AllOrdinary(ConstView x) {
+  bool found = false;
+  const size_t seen = FindLarge(x, kExtraordinaryBits, std::bit_cast<uint64_t>(0x1p96), &found);
+  return !found && scalar::all_ordinary(x.slice(seen, x.numel - seen));
 }
 
 bool AllZero(ConstView x) {

@@ -33,6 +33,8 @@ bool ValidPayload(const QuantizerParams& params, const uint8_t* in, size_t n) {
 
 bool AllFinite(ConstView x) { return scalar::all_finite(x); }
 
+bool AllOrdinary(ConstView x) { return scalar::all_ordinary(x); }
+
 bool AllZero(ConstView x) { return scalar::all_zero(x); }
 
 }  // namespace HWY_NAMESPACE

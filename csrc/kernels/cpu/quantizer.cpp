@@ -22,6 +22,7 @@ HWY_EXPORT(DequantizeAdd);
 HWY_EXPORT(DequantizeMean);
 HWY_EXPORT(ValidPayload);
 HWY_EXPORT(AllFinite);
+HWY_EXPORT(AllOrdinary);
 HWY_EXPORT(AllZero);
 
 // Bits of the targets that are compiled in and that this CPU runs, lowest (best) first; without the scalar fallback.
@@ -50,6 +51,8 @@ bool valid_payload(const QuantizerParams& params, const uint8_t* in, size_t n) {
 }
 
 bool all_finite(ConstView x) { return HWY_DYNAMIC_DISPATCH(AllFinite)(x); }
+
+bool all_ordinary(ConstView x) { return HWY_DYNAMIC_DISPATCH(AllOrdinary)(x); }
 
 bool all_zero(ConstView x) { return HWY_DYNAMIC_DISPATCH(AllZero)(x); }
 

@@ -163,10 +163,19 @@ TEST(Scans, FindOneElement) {
             test::store(dtype, zero.data(), i, v);
             EXPECT_EQ(all_zero(view), v == 0) << v;
             EXPECT_EQ(all_finite(view), std::isfinite(v)) << v;
+            EXPECT_EQ(all_ordinary(view), std::isfinite(v)) << v;
           }
           test::store(dtype, zero.data(), i, 0.0);
         }
       }
+    }
+    for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16}) {
+      Buffer memory(9000 * size_of(dtype), size_of(dtype));
+      const ConstView view{memory.data(), dtype, 9000};
+      test::store(dtype, memory.data(), 4321, -0x1.FEp95);
+      EXPECT_TRUE(all_ordinary(view));
+      test::store(dtype, memory.data(), 4321, -0x1p96);
+      EXPECT_TRUE(!all_ordinary(view) && all_finite(view));
     }
     std::vector<double> x(4000, -3.4028235677973366e38);  // rounds to float32's Inf; the number below it does not
     EXPECT_FALSE(all_finite({x.data(), DType::kFloat64, x.size()}));
