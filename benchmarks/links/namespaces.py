@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 INTERFACE = "e0"  # of either end, each in its own namespace
 UNSHAPED = "unshaped"
+CONGESTION_CONTROL = "cubic"  # asked for by route: the same queueing everywhere, whatever the host's default
 _RATE = re.compile(r"\d+(\.\d+)?[kmg]?bit")
 
 
@@ -59,6 +60,8 @@ def veth_pair() -> Iterator[Pair]:
             _run(pair.command(end, "ip", "address", "add", f"{address}/24", "dev", INTERFACE))
             for interface in ("lo", INTERFACE):
                 _run(pair.command(end, "ip", "link", "set", interface, "up"))
+            route = f"10.99.0.0/24 dev {INTERFACE} proto kernel scope link src {address} congctl {CONGESTION_CONTROL}"
+            _run(pair.command(end, "ip", "route", "replace", *route.split()))
         yield pair
     finally:
         for namespace in made:  # the veth ends go with them

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from .namespaces import CONGESTION_CONTROL
 from .settings import LinkResult, Settings
 
 
@@ -37,7 +38,8 @@ def legend(settings: Settings, results: Sequence[LinkResult]) -> str:
     """What the columns mean."""
     lines = [
         f"MLP {'-'.join(map(str, settings.layers))}, {results[0].parameters:,} parameters, batch {settings.batch} per "
-        + f"rank, 2 ranks, one core each; {settings.rounds} rounds of {settings.steps} steps, methods take turns.",
+        + f"rank, 2 ranks, one core each; {settings.rounds} rounds of {settings.steps} steps, methods take turns;",
+        f"links shaped by tbf (burst 256k, latency 20ms) on each end, TCP {CONGESTION_CONTROL}.",
         "step ms: median over all timed steps. x plain: median over rounds of the ratio to plain DDP in that round.",
         "bytes: counters of the veth, with headers, mean of both ranks. counted: the hook's stats(), payload alone.",
     ]

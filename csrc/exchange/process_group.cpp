@@ -35,7 +35,7 @@ class ProcessGroupExchange final : public Exchange {
   // front of it, packets drop, and the transfer takes up to 1.5 times what the link would need. So large messages
   // travel as a train of small collectives, of which kWindow are under way: enough to keep the link busy, too few to
   // flood it. The cuts depend on sizes that all ranks know.
-  static constexpr size_t kChunk = size_t{512} << 10;
+  static constexpr size_t kChunk = size_t{256} << 10;
   static constexpr size_t kWindow = 2;
 
   /// Runs start(k) for k = 0..count-1 with kWindow of them under way, and finish(k) as each is done, in order.
