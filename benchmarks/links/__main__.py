@@ -19,6 +19,7 @@ from .report import draw, legend, link_table, write_json
 from .settings import LABELS, RESULT_FILE, LinkResult, Settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+BUSY_LOAD = 1.0
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -102,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         methods=[*dict.fromkeys([*parsed.methods, *parsed.spec])], rounds=parsed.rounds, steps=parsed.steps,
         batch=parsed.batch, bucket_cap_mb=parsed.bucket_cap_mb,
     )
+    if os.getloadavg()[0] > BUSY_LOAD:
+        print(f"warning: load average {os.getloadavg()[0]:.1f}: others use these cores, so steps come out too long and "
+              "ratios too near to 1", file=sys.stderr)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through `finally`: the namespaces go
     results: list[LinkResult] = []
     try:

@@ -43,7 +43,7 @@ Octets mixed_message(DType dtype) {
 }
 
 constexpr const char* kFields[] = {"length", "magic", "version", "dtype", "kind",  "sections", "codec",
-                                   "flags",  "bits",  "levels",  "block", "bytes", "section",  "payload of Quantizer"};
+                                   "flags",  "bits",  "levels",  "block", "bytes", "section",  "payload"};
 
 /// Checks and decodes; true if the bytes are a message. A WireError must name a field.
 bool accepts(Bytes bytes, bool decode = true) {
