@@ -62,7 +62,12 @@ CompressorPtr make_compressor(std::string_view text, const Value& call) {
 CompressorPtr parse_compressor(std::string_view text) { return make_compressor(text, parse_expression(text)); }
 
 CompressorPtr decoder_for(const wire::Format& format) {
-  if (format.codec == wire::Codec::kRaw) return std::make_shared<Identity>();
+  switch (format.codec) {
+    case wire::Codec::kRaw:
+      return std::make_shared<Identity>();
+    case wire::Codec::kQuantizer:
+      break;
+  }
   Quantizer::Config config;
   config.bits = format.bits;
   config.block = format.block;

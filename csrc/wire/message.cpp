@@ -1,6 +1,8 @@
 #include "wire/message.h"
 
+#include <bit>
 #include <cassert>
+#include <iterator>
 
 #include "common/error.h"
 
@@ -31,24 +33,32 @@ Header read_header(Bytes bytes) {
   return header;
 }
 
+/// What a codec may have in the fields of its section table entry.
+struct Fields {
+  uint8_t min_bits, max_bits, max_levels;
+  bool has_block;
+};
+
+constexpr Fields kFields[] = {
+    {0, 0, 0, false},  // Codec::kRaw
+    {1, 8, 1, true},   // Codec::kQuantizer
+};
+constexpr int kCodecCount = static_cast<int>(std::size(kFields));
+
 Section read_section(const uint8_t* p) {
-  Section section;
-  if (p[0] > 1) throw_wire("codec", "0 or 1", int{p[0]});
+  if (p[0] >= kCodecCount) throw_wire("codec", concat("0 to ", kCodecCount - 1), int{p[0]});
   if (p[1] > kNonFinite) throw_wire("flags", "0 or 1", int{p[1]});
-  section.format.codec = static_cast<Codec>(p[0]);
+  const Fields& fields = kFields[p[0]];
+  const uint32_t block = load<uint32_t>(p + 4);
+  if (p[2] < fields.min_bits || p[2] > fields.max_bits)
+    throw_wire("bits", concat(int{fields.min_bits}, " to ", int{fields.max_bits}), int{p[2]});
+  if (p[3] > fields.max_levels) throw_wire("levels", concat("0 to ", int{fields.max_levels}), int{p[3]});
+  if (fields.has_block && (block < 32 || block > 4096 || !std::has_single_bit(block)))
+    throw_wire("block", "a power of two from 32 to 4096", block);
+  if (!fields.has_block && block != 0) throw_wire("block", 0, block);
+  Section section;
+  section.format = {static_cast<Codec>(p[0]), p[2], static_cast<Levels>(p[3]), block};
   section.non_finite = p[1] & kNonFinite;
-  section.format.bits = p[2];
-  section.format.block = load<uint32_t>(p + 4);
-  if (section.format.codec == Codec::kRaw) {
-    if (p[2] || p[3] || section.format.block)
-      throw_wire("section", "zero bits, levels and block for codec 0", "others");
-  } else {
-    if (p[2] < 1 || p[2] > 8) throw_wire("bits", "1 to 8", int{p[2]});
-    if (p[3] > 1) throw_wire("levels", "0 or 1", int{p[3]});
-    const uint32_t b = section.format.block;
-    if (b < 32 || b > 4096 || (b & (b - 1))) throw_wire("block", "a power of two from 32 to 4096", b);
-  }
-  section.format.levels = static_cast<Levels>(p[3]);
   section.numel = load<uint64_t>(p + 8);
   section.bytes = load<uint64_t>(p + 16);
   return section;
