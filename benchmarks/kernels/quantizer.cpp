@@ -149,6 +149,10 @@ class Bench {
       dequantize_add(params, messages[0], kElements, 0.5, {state_.get(), DType::kFloat32, kElements});
     });
     take("valid_payload 4 bits", [&] { benchmark::DoNotOptimize(valid_payload(params, messages[0], kElements)); });
+    // What any kernel with error feedback costs at least: read two vectors, write one.
+    take("e += x, the floor of error feedback", [&] {
+      for (size_t i = 0; i < kElements; ++i) state_[i] += x_[i];
+    });
     take("all_finite", [&] { benchmark::DoNotOptimize(all_finite({x_.get(), DType::kFloat32, kElements})); });
   }
 

@@ -301,3 +301,24 @@ def test_text_and_object_are_the_same_and_none_is_the_documented_default():
     (c, _) = run_ranks(weights_after, 2, None)
     assert torch.equal(a, b)
     assert torch.equal(a, c) == (tsq.hook.DEFAULT == "ErrorFeedback(Quantizer(bits=4))")
+
+
+# ------------------------------------------------------------------ groups
+
+
+def in_a_group(rank: int, world: int) -> list[torch.Tensor]:
+    group = dist.new_group([0, 2])
+    if rank == 1:
+        return []
+    for exchange in ("all_gather", "sharded"):  # twice: a second hook after close
+        ddp = DDP(make_model(), process_group=group)
+        hook = tsq.attach(ddp, exchange=exchange, timeout=20)
+        train(ddp, None, rank, [0])
+        assert hook.stats()["world_size"] == 2 and hook.stats()["wire_bytes"] > 0
+        hook.close()
+    return [g.clone() for g in grads(ddp).values()]
+
+
+def test_a_model_on_some_of_the_ranks():
+    first, outsider, second = run_ranks(in_a_group, 3)
+    assert outsider == [] and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
