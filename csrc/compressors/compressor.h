@@ -54,6 +54,9 @@ class Compressor {
   virtual size_t max_bytes(size_t n, DType dtype) const = 0;
   virtual double expected_bits(size_t n, DType dtype) const = 0;
 
+  /// True if every payload has max_bytes: then lengths need not be exchanged.
+  virtual bool has_fixed_size() const { return true; }
+
   /// A slice of a parameter must start at a multiple of this many elements.
   virtual size_t granularity() const = 0;
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
+#include <numeric>
 
 #include "common/convert.h"
 #include "common/error.h"
@@ -44,6 +46,7 @@ Averager::Averager(std::vector<Parameter> parameters, const AveragerConfig& conf
     const Range own = owned_range(p.numel, p.granularity(), id, rank, world);
     const bool sharded = config_.exchange == ExchangeKind::kSharded;
     const auto is_raw = [](const Mechanism& m) { return m.compressor().format().codec == wire::Codec::kRaw; };
+    fixed_size_ = fixed_size_ && p.up->compressor().has_fixed_size() && p.down->compressor().has_fixed_size();
     all_identity_ = all_identity_ && is_raw(*p.up) && (!sharded || is_raw(*p.down));
     owner_.push_back(make_slots(*p.down, sharded ? own.size() : 0, p.dtype, own.begin));
   }
@@ -158,57 +161,106 @@ void Averager::average_dense(View buffer) {
   exchange_->all_reduce_mean(buffer);
 }
 
-void Averager::average_all_gather(const Layout& layout, View buffer) {
-  const size_t world = static_cast<size_t>(exchange_->size());
-  const MutableBytes mine = arena(send_memory_, layout.whole.up_bytes);
-  send_shard(layout.whole, buffer, mine);
-  const MutableBytes all = arena(receive_memory_, world * mine.size());
+std::vector<size_t> Averager::gather_lengths(std::span<const size_t> mine) {
+  const Timer timer(stats_mutex_, stats_.exchange_seconds);
+  const std::vector<uint64_t> own(mine.begin(), mine.end());
+  std::vector<uint64_t> all(own.size() * static_cast<size_t>(exchange_->size()));
+  exchange_->all_gather({reinterpret_cast<const uint8_t*>(own.data()), 8 * own.size()},
+                        {reinterpret_cast<uint8_t*>(all.data()), 8 * all.size()});
+  return {all.begin(), all.end()};
+}
+
+std::vector<Bytes> Averager::gather_messages(Bytes arena_with_mine, size_t length, std::span<const size_t> limits) {
+  const size_t world = limits.size();
+  std::vector<size_t> lengths(limits.begin(), limits.end());
+  if (!fixed_size_) {
+    lengths = gather_lengths({&length, 1});
+    for (size_t r = 0; r < world; ++r)
+      if (lengths[r] > limits[r]) throw_wire("length", concat("at most ", limits[r]), lengths[r]);
+  }
+  const size_t padded = *std::max_element(lengths.begin(), lengths.end());
+  const MutableBytes all = arena(receive_memory_, world * padded);
   {
     const Timer timer(stats_mutex_, stats_.exchange_seconds);
-    exchange_->all_gather(mine, all);
+    exchange_->all_gather(arena_with_mine.first(padded), all);
   }
+  std::vector<Bytes> messages;
+  for (size_t r = 0; r < world; ++r) messages.push_back(Bytes(all).subspan(r * padded, lengths[r]));
+  return messages;
+}
+
+std::vector<Bytes> Averager::exchange_shards(Bytes out, const Layout& layout, std::span<const size_t> lengths) {
+  const size_t world = layout.shards.size(), rank = static_cast<size_t>(exchange_->rank());
+  std::vector<size_t> send_sizes(world), from_rank(world, lengths[rank]);
+  for (size_t r = 0; r < world; ++r) send_sizes[r] = layout.shards[r].up_bytes;
+  Bytes packed = out;
+  if (!fixed_size_) {  // every part is padded to the longest that any rank sends to that owner, and moved up to its
+                       // predecessor
+    const std::vector<size_t> all = gather_lengths(lengths);  // [sender][owner]
+    for (size_t owner = 0; owner < world; ++owner) {
+      size_t longest = 0;
+      for (size_t r = 0; r < world; ++r) longest = std::max(longest, all[r * world + owner]);
+      if (longest > send_sizes[owner]) throw_wire("length", concat("at most ", send_sizes[owner]), longest);
+      send_sizes[owner] = longest;
+    }
+    const MutableBytes memory = arena(pack_memory_, std::accumulate(send_sizes.begin(), send_sizes.end(), size_t{0}));
+    for (size_t owner = 0, from = 0, to = 0; owner < world; ++owner) {
+      std::memcpy(memory.data() + to, out.data() + from, lengths[owner]);
+      from += layout.shards[owner].up_bytes;
+      to += send_sizes[owner];
+    }
+    packed = memory;
+    for (size_t r = 0; r < world; ++r) from_rank[r] = all[r * world + rank];
+  }
+  const MutableBytes received = arena(receive_memory_, world * send_sizes[rank]);
+  {
+    const Timer timer(stats_mutex_, stats_.exchange_seconds);
+    exchange_->all_to_all(packed, send_sizes, received, std::vector<size_t>(world, send_sizes[rank]));
+  }
+  std::vector<Bytes> messages;
+  for (size_t r = 0; r < world; ++r) messages.push_back(Bytes(received).subspan(r * send_sizes[rank], from_rank[r]));
+  return messages;
+}
+
+void Averager::average_all_gather(const Layout& layout, View buffer) {
+  const size_t limit = layout.whole.up_bytes;
+  const MutableBytes mine = arena(send_memory_, limit);
+  const size_t length = send_shard(layout.whole, buffer, mine);
+  const std::vector<size_t> limits(static_cast<size_t>(exchange_->size()), limit);
+  const std::vector<Bytes> parts = gather_messages(mine, length, limits);
   const Timer timer(stats_mutex_, stats_.decode_seconds);
-  std::vector<Bytes> parts;
-  for (size_t r = 0; r < world; ++r) parts.push_back(Bytes(all).subspan(r * mine.size(), mine.size()));
   const auto messages = check_messages(parts, layout.whole, wire::Kind::kWorker, buffer.dtype, 0);
   deliver(layout.whole, messages, /*averages=*/false, buffer, 0);
 }
 
 void Averager::average_sharded(const Layout& layout, View buffer) {
-  const size_t world = static_cast<size_t>(exchange_->size()), rank = static_cast<size_t>(exchange_->rank());
-  const Shard& own = layout.shards[rank];
-  std::vector<size_t> send_sizes, receive_sizes(world, own.up_bytes);
-  std::vector<size_t> first_sent;  // index into sent_ of each shard's first section
+  const size_t world = layout.shards.size(), rank = static_cast<size_t>(exchange_->rank());
   size_t up_total = 0, down_max = 0;
   for (const Shard& shard : layout.shards) {
-    send_sizes.push_back(shard.up_bytes);
     up_total += shard.up_bytes;
     down_max = std::max(down_max, shard.down_bytes);
   }
+  // 1. Every shard to its owner.
   const MutableBytes out = arena(send_memory_, up_total);
+  std::vector<size_t> lengths, first_sent;  // by shard; first_sent: index into sent_ of its first section
   size_t at = 0;
   for (const Shard& shard : layout.shards) {
     first_sent.push_back(sent_.size());
-    send_shard(shard, buffer, out.subspan(at, shard.up_bytes));
+    lengths.push_back(send_shard(shard, buffer, out.subspan(at, shard.up_bytes)));
     at += shard.up_bytes;
   }
-  const MutableBytes received = arena(receive_memory_, std::max(world * own.up_bytes, world * down_max));
-  {
-    const Timer timer(stats_mutex_, stats_.exchange_seconds);
-    exchange_->all_to_all(out, send_sizes, received.first(world * own.up_bytes), receive_sizes);
-  }
+  const std::vector<Bytes> received = exchange_shards(out, layout, lengths);
+  // 2. The owner averages and compresses again.
   const MutableBytes average = arena(average_memory_, down_max);
-  average_own_shard(own, received, buffer.dtype, average);
-  {
-    const Timer timer(stats_mutex_, stats_.exchange_seconds);
-    exchange_->all_gather(average, received.first(world * down_max));
-  }
+  const size_t length = average_own_shard(layout.shards[rank], received, buffer.dtype, average);
+  // 3. Every average to everybody.
+  std::vector<size_t> limits;
+  for (const Shard& shard : layout.shards) limits.push_back(shard.down_bytes);
+  const std::vector<Bytes> averages = gather_messages(average, length, limits);
   const Timer timer(stats_mutex_, stats_.decode_seconds);
   std::vector<std::vector<wire::Message>> messages;
-  for (size_t r = 0; r < world; ++r) {
-    const Bytes part = Bytes(received).subspan(r * down_max, layout.shards[r].down_bytes);
-    messages.push_back(check_messages({&part, 1}, layout.shards[r], wire::Kind::kAverage, buffer.dtype, int(r)));
-  }
+  for (size_t r = 0; r < world; ++r)
+    messages.push_back(check_messages({&averages[r], 1}, layout.shards[r], wire::Kind::kAverage, buffer.dtype, int(r)));
   for (size_t r = 0; r < world; ++r) deliver(layout.shards[r], messages[r], /*averages=*/true, buffer, first_sent[r]);
 }
 
@@ -222,7 +274,7 @@ void Averager::inspect_all(const Layout& layout, ConstView buffer) {
   }
 }
 
-void Averager::send_shard(const Shard& shard, ConstView buffer, MutableBytes out) {
+size_t Averager::send_shard(const Shard& shard, ConstView buffer, MutableBytes out) {
   const Timer timer(stats_mutex_, stats_.encode_seconds);
   wire::Writer writer(out, {.dtype = buffer.dtype,
                             .sections = static_cast<uint32_t>(shard.pieces.size()),
@@ -231,7 +283,7 @@ void Averager::send_shard(const Shard& shard, ConstView buffer, MutableBytes out
   for (const Piece& piece : shard.pieces)
     writer.add(send_piece(piece, /*owner=*/false, delivery_[piece.parameter], buffer.slice(piece.at, piece.numel),
                           writer.payload()));
-  writer.finish();
+  return writer.finish();
 }
 
 wire::Section Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x,
@@ -266,11 +318,8 @@ std::vector<wire::Message> Averager::check_messages(std::span<const Bytes> messa
   return out;
 }
 
-void Averager::average_own_shard(const Shard& shard, MutableBytes received, DType dtype, MutableBytes out) {
-  const size_t world = static_cast<size_t>(exchange_->size());
-  std::vector<Bytes> parts;
-  for (size_t r = 0; r < world; ++r) parts.push_back(Bytes(received).subspan(r * shard.up_bytes, shard.up_bytes));
-  const auto messages = check_messages(parts, shard, wire::Kind::kWorker, dtype, 0);
+size_t Averager::average_own_shard(const Shard& shard, std::span<const Bytes> received, DType dtype, MutableBytes out) {
+  const auto messages = check_messages(received, shard, wire::Kind::kWorker, dtype, 0);
 
   const View means{arena(mean_memory_, shard.numel * size_of(dtype)).data(), dtype, shard.numel};
   wire::Writer writer(out, {.dtype = dtype,
@@ -295,7 +344,7 @@ void Averager::average_own_shard(const Shard& shard, MutableBytes received, DTyp
     if (config_.hold_unused && delivery == Delivery::kSend && kernels::all_zero(mean)) delivery = Delivery::kHold;
     writer.add(send_piece(piece, /*owner=*/true, delivery, mean, writer.payload()));
   }
-  writer.finish();
+  return writer.finish();
 }
 
 void Averager::deliver(const Shard& shard, std::span<const wire::Message> messages, bool averages, View buffer,

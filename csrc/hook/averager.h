@@ -93,7 +93,7 @@ class Averager {
   const Layout& layout_of(std::span<const uint32_t> ids, DType dtype);
   std::vector<View> state_of(const Slots& slots, const Piece& piece) const;
   void inspect_all(const Layout& layout, ConstView buffer);
-  void send_shard(const Shard& shard, ConstView buffer, MutableBytes out);
+  size_t send_shard(const Shard& shard, ConstView buffer, MutableBytes out);
   std::vector<wire::Message> check_messages(std::span<const Bytes> messages, const Shard& shard, wire::Kind kind,
                                             DType dtype, int first_rank) const;
   wire::Section send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, MutableBytes payload);
@@ -101,7 +101,14 @@ class Averager {
   void average_dense(View buffer);
   void average_all_gather(const Layout& layout, View buffer);
   void average_sharded(const Layout& layout, View buffer);
-  void average_own_shard(const Shard& shard, MutableBytes received, DType dtype, MutableBytes out);
+  /// The lengths of everybody's messages, in rank order.
+  std::vector<size_t> gather_lengths(std::span<const size_t> mine);
+  /// Everybody's message. The first `length` bytes of the arena are mine; limits: what each rank's may be at most
+  /// (fixed size: what it is).
+  std::vector<Bytes> gather_messages(Bytes arena_with_mine, size_t length, std::span<const size_t> limits);
+  /// Everybody's message for the shard that this rank owns. `out`: mine for every owner, each in room for its maximum.
+  std::vector<Bytes> exchange_shards(Bytes out, const Layout& layout, std::span<const size_t> lengths);
+  size_t average_own_shard(const Shard& shard, std::span<const Bytes> received, DType dtype, MutableBytes out);
   void deliver(const Shard& shard, std::span<const wire::Message> messages, bool averages, View buffer,
                size_t first_sent);
   MutableBytes arena(std::vector<uint8_t>& memory, size_t bytes);
@@ -111,13 +118,14 @@ class Averager {
   std::unique_ptr<Exchange> exchange_;
   bool enabled_ = true;
   bool all_identity_ = true;
+  bool fixed_size_ = true;             // all lengths follow from the layout; else they are exchanged first
   uint64_t sequence_ = 0;              // of compressed buckets: the step in their messages' headers
   std::vector<Slots> worker_, owner_;  // by parameter
   std::vector<uint64_t> steps_;        // by parameter
   std::vector<Delivery> delivery_;     // by parameter, of the current bucket
   std::vector<Sent> sent_;             // of the current bucket, in the order of sections
   std::map<std::pair<std::vector<uint32_t>, DType>, Layout> layouts_;
-  std::vector<uint8_t> send_memory_, receive_memory_, average_memory_, mean_memory_;
+  std::vector<uint8_t> send_memory_, pack_memory_, receive_memory_, average_memory_, mean_memory_;
 
   mutable std::mutex stats_mutex_;
   AveragerStats stats_;
