@@ -38,10 +38,11 @@ from .spec import (  # noqa: E402
     Sign,
     Spec,
     SpecError,
+    Ternary,
     parse,
 )
 
 __all__ = [
     "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Quantizer", "Receiver", "Sender", "Sign", "Spec",
-    "SpecError", "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
+    "SpecError", "Ternary", "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
 ]

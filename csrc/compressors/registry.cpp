@@ -6,6 +6,7 @@
 #include "compressors/identity.h"
 #include "compressors/quantizer.h"
 #include "compressors/sign.h"
+#include "compressors/ternary.h"
 
 namespace tsq {
 
@@ -52,6 +53,7 @@ const std::map<std::string, Factory, std::less<>>& factories() {
       {"Identity", make_identity},
       {"Quantizer", make_quantizer},
       {"Sign", make_with_block<Sign>},
+      {"Ternary", make_with_block<Ternary>},
   };
   return table;
 }
@@ -81,6 +83,8 @@ CompressorPtr decoder_for(const wire::Format& format) {
       return std::make_shared<Identity>();
     case wire::Codec::kSign:
       return std::make_shared<Sign>(format.block);
+    case wire::Codec::kTernary:
+      return std::make_shared<Ternary>(format.block);
     case wire::Codec::kQuantizer:
       break;
   }

@@ -9,7 +9,7 @@ import torch_smoothquant as tsq
 from torch_smoothquant import reference, reference_codecs
 
 NUMELS = (0, 1, 31, 32, 33, 255, 256, 257, 4097)
-SPECS = [tsq.Sign(), tsq.Sign(32), tsq.Sign(1024)]
+SPECS = [tsq.Sign(), tsq.Sign(32), tsq.Sign(1024), tsq.Ternary(), tsq.Ternary(32), tsq.Ternary(1024)]
 
 
 def gaussian(numel: int, seed: int, dtype: torch.dtype) -> torch.Tensor:
@@ -76,3 +76,11 @@ def test_sign_sends_the_mean_magnitude_and_has_its_class():
     x = torch.tensor([1.0, -2.0, 0.0, -0.0, 3.0])
     assert tsq.decode(tsq.encode(tsq.Sign(), x)).tolist() == pytest.approx([1.2, -1.2, 1.2, 1.2, 1.2])
     assert tsq.Sign(64).omega(1000) is None and tsq.Sign(64).alpha(1000) == 1 / 64 and tsq.Sign().alpha(3) == 1 / 3
+
+
+def test_ternary_sends_zero_or_the_maximum_and_has_its_class():
+    x = torch.tensor([1.0, -4.0, 0.0, 2.0])
+    sent = torch.stack([tsq.decode(tsq.encode(tsq.Ternary(), x, step=s)) for s in range(4000)])
+    assert set(sent.flatten().tolist()) == {0.0, 4.0, -4.0}
+    torch.testing.assert_close(sent.mean(0), x, rtol=0, atol=0.15)
+    assert tsq.Ternary().omega(1000) == 7.5 and tsq.Ternary().alpha(1000) == pytest.approx(1 / 8.5)

@@ -5,6 +5,7 @@
 
 #include "compressors/registry.h"
 #include "compressors/sign.h"
+#include "compressors/ternary.h"
 #include "vectors.h"
 
 namespace tsq {
@@ -27,6 +28,8 @@ std::vector<CompressorPtr> all_kinds() {
     }
   }
   for (const uint32_t block : {32u, 256u, 1024u}) out.push_back(std::make_shared<Sign>(block));
+  out.push_back(std::make_shared<Ternary>(64));
+  out.push_back(Ternary().as_contractive());
   out.push_back(quantizer(1)->as_contractive());
   out.push_back(quantizer(2, 256, QuantizerLevels::kUnbiased)->as_contractive());  // shrunk
   return out;
