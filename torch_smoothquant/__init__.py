@@ -35,12 +35,14 @@ from .spec import (  # noqa: E402
     Identity,
     Mechanism,
     Quantizer,
+    Sign,
     Spec,
     SpecError,
+    Ternary,
     parse,
 )
 
 __all__ = [
-    "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Quantizer", "Receiver", "Sender", "Spec", "SpecError",
-    "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
+    "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Quantizer", "Receiver", "Sender", "Sign", "Spec",
+    "SpecError", "Ternary", "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
 ]

@@ -17,7 +17,8 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # the header's dtype is an index into this
 LEVELS = ("unbiased", "fit")  # the section's levels is an index into this
-RAW, QUANTIZER, NON_FINITE = 0, 1, 1  # codec, codec; flags: bit 0
+RAW, QUANTIZER, SIGN, TERNARY = range(4)  # codecs
+NON_FINITE = 1  # flags: bit 0
 
 _MAGIC, _VERSION = b"TSQM", 1
 _HEADER = struct.Struct("<4sHBBIIQQ")  # magic, version, dtype, kind, sections, rank, step, length
@@ -25,6 +26,7 @@ _ENTRY = struct.Struct("<BBBBIQQ")  # codec, flags, bits, levels, block, numel, 
 _U32, _U64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 _M = 12582912.0  # adding and subtracting it rounds to an integer, half to even
 _TINY_BITS, _HUGE_BITS, _ABS_BITS, _MAX = 0x04800000, 0x7B800000, 0x7FFFFFFF, float.fromhex("0x1.FFFFFp127")
+_BITS = {SIGN: 1, TERNARY: 2}  # codecs whose payload is that of an unbiased block quantizer of so many bits
 _STEP = (1.596, 0.9957, 0.586, 0.3352, 0.1881, 0.1041, 0.0569, 0.0308)  # c_1 .. c_8
 
 
@@ -76,13 +78,14 @@ def parse_message(message: Tensor | bytes) -> Message:
     table = bytes(data[_HEADER.size : begin].tolist())
     for i, (codec, flags, bits, levels, block, numel, size) in enumerate(_ENTRY.iter_unpack(table)):
         at = f"section {i}: "
-        _check(codec <= QUANTIZER, at + "codec", "0 or 1", codec)
+        _check(codec <= TERNARY, at + "codec", f"0 to {TERNARY}", codec)
         _check(flags & ~NON_FINITE == 0, at + "flags", "0 or 1", flags)
         if codec == RAW:
             _check((bits, levels, block) == (0, 0, 0), at + "bits, levels, block", "0, 0, 0", (bits, levels, block))
             expected = numel * DTYPES[dtype].itemsize
         else:
-            _check(levels < len(LEVELS), at + "levels", "0 or 1", levels)
+            _check(levels < (1 if codec in _BITS else len(LEVELS)), at + "levels", "a legal one", levels)
+            _check(bits == _BITS.get(codec, bits), at + "bits", _BITS.get(codec), bits)
             _check_quantizer(bits, block, LEVELS[levels], at)
             expected = payload_bytes(numel, bits, block)
         _check(size == expected, at + "bytes", expected, size)

@@ -79,6 +79,28 @@ class Quantizer(Compressor):
 
 
 @dataclass(frozen=True, repr=False)
+class Sign(Compressor):
+    """Each element's sign times the mean magnitude of its block; ``1 + 32 / block`` bits per element. Biased: for :class:`ErrorFeedback`.
+
+    Args:
+        block: elements that share a scale, a power of two from 32 to 4096.
+    """
+
+    block: int = 256
+
+
+@dataclass(frozen=True, repr=False)
+class Ternary(Compressor):
+    """Minus, zero or plus the block's largest magnitude N: +-N with probability |x| / N; ``2 + 32 / block`` bits per element. Unbiased.
+
+    Args:
+        block: elements that share a scale, a power of two from 32 to 4096.
+    """
+
+    block: int = 256
+
+
+@dataclass(frozen=True, repr=False)
 class Direct(Mechanism):
     """Sends C(gradient) in every step; no state (DCGD)."""
 
@@ -95,7 +117,7 @@ class ErrorFeedback(Mechanism):
     compressor: Compressor
 
 
-_CLASSES: dict[str, type[Spec]] = {c.__name__: c for c in (Identity, Quantizer, Direct, ErrorFeedback)}
+_CLASSES: dict[str, type[Spec]] = {c.__name__: c for c in (Identity, Quantizer, Sign, Ternary, Direct, ErrorFeedback)}
 
 
 def _build(value: Any) -> Any:

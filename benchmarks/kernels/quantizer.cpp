@@ -76,9 +76,10 @@ class Bench {
     encode("quantize 4 bits unbiased, plain", 4, Rounding::kStochastic, Form::kPlain);
     encode("quantize 4 bits unbiased, shifted", 4, Rounding::kStochastic, Form::kShifted);
     encode("quantize 8 bits unbiased, residual", 8, Rounding::kStochastic, Form::kResidual);
-    encode("quantize 2 bits unbiased, residual", 2, Rounding::kStochastic, Form::kResidual);
+    encode("quantize 2 bits unbiased (Ternary), residual", 2, Rounding::kStochastic, Form::kResidual);
     encode("quantize 1 bit unbiased, residual", 1, Rounding::kStochastic, Form::kResidual);
     encode("quantize 1 bit fit, residual", 1, Rounding::kFit, Form::kResidual);
+    encode("Sign, residual", 1, Rounding::kSign, Form::kResidual);
     encode("quantize 2 bits fit, residual", 2, Rounding::kFit, Form::kResidual);
     encode("quantize 3 bits fit, residual", 3, Rounding::kFit, Form::kResidual);
     encode("quantize 4 bits fit, residual", 4, Rounding::kFit, Form::kResidual);

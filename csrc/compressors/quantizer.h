@@ -12,14 +12,13 @@
 // Derivations: algorithm "random dithering with max norm", docs/algorithms.md.
 #pragma once
 
-#include "compressors/compressor.h"
-#include "kernels/quantizer.h"
+#include "compressors/block_codes.h"
 
 namespace tsq {
 
 enum class QuantizerLevels : uint8_t { kUnbiased, kFit };
 
-class Quantizer final : public Compressor {
+class Quantizer final : public BlockCodes {
  public:
   struct Config {
     int bits = 4;
@@ -41,22 +40,9 @@ class Quantizer final : public Compressor {
   /// inside error feedback and is shrunk by 1/(1+omega); below that it is contractive as it is and is left alone.
   CompressorPtr as_contractive() const override;
   CompressorPtr as_unbiased() const override;  ///< levels None -> unbiased
-  size_t max_bytes(size_t n, DType dtype) const override;
-  double expected_bits(size_t n, DType dtype) const override;
-  size_t granularity() const override { return params_.group(); }
-
-  Encoded encode(ConstView x, const EncodeKey& key, MutableBytes out) const override;
-  Encoded encode_residual(ConstView x, View e, const EncodeKey& key, MutableBytes out) const override;
-  Encoded encode_shifted(ConstView x, View h, const EncodeKey& key, MutableBytes out) const override;
-  void validate(Bytes in, uint64_t n, DType dtype) const override;
-  void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
-  void decode_mean(std::span<const Bytes> in, View out) const override;
 
  private:
-  Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const;
-
   Config config_;
-  kernels::QuantizerParams params_;
 };
 
 }  // namespace tsq

@@ -5,6 +5,8 @@
 #include "common/error.h"
 #include "compressors/identity.h"
 #include "compressors/quantizer.h"
+#include "compressors/sign.h"
+#include "compressors/ternary.h"
 
 namespace tsq {
 
@@ -32,12 +34,26 @@ CompressorPtr make_quantizer(std::string_view text, const Value& call) {
   }
 }
 
+template <class Codec>
+CompressorPtr make_with_block(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"block"});
+  const auto block = static_cast<uint32_t>(arguments.integer("block", 256, 32, 4096));
+  arguments.finish();
+  try {
+    return std::make_shared<Codec>(block);
+  } catch (const ArgumentError& e) {
+    throw_spec(text, call.column, e.what());
+  }
+}
+
 using Factory = CompressorPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
   static const std::map<std::string, Factory, std::less<>> table = {
       {"Identity", make_identity},
       {"Quantizer", make_quantizer},
+      {"Sign", make_with_block<Sign>},
+      {"Ternary", make_with_block<Ternary>},
   };
   return table;
 }
@@ -65,6 +81,10 @@ CompressorPtr decoder_for(const wire::Format& format) {
   switch (format.codec) {
     case wire::Codec::kRaw:
       return std::make_shared<Identity>();
+    case wire::Codec::kSign:
+      return std::make_shared<Sign>(format.block);
+    case wire::Codec::kTernary:
+      return std::make_shared<Ternary>(format.block);
     case wire::Codec::kQuantizer:
       break;
   }

@@ -1,4 +1,5 @@
-// The block quantizer's kernels: sweeps over memory, no state, no checks. Definition: docs/wire_format.md, codec 1.
+// The block quantizer's kernels: sweeps over memory, no state, no checks. Definition: docs/wire_format.md, codec
+// 1; codecs 2 and 3 have its payload and run here too.
 //
 // Every function exists twice: in tsq::kernels (SIMD, chosen at run time for the CPU) and in tsq::kernels::scalar, the
 // oracle, which is plain loops and also serves tails and odd types. Both give the same bytes. Pointers to elements need
@@ -17,6 +18,7 @@ enum class Rounding : uint8_t {
   kStochastic,  ///< levels "unbiased", dithered
   kNearest,     ///< levels "unbiased", no dither
   kFit,         ///< levels "fit"
+  kSign,        ///< codec 2: the sign, with the mean magnitude as scale; bits = 1
 };
 
 /// What the quantizer compresses and what it does to the state vector h or e (of state_dtype(x.dtype)).

@@ -1,4 +1,5 @@
-// The oracle: docs/wire_format.md, codec 1, in plain loops. Readable first; the SIMD kernels are tested against it.
+// The oracle: docs/wire_format.md, codecs 1 to 3, in plain loops. Readable first; the SIMD kernels are tested against
+// it.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -100,6 +101,14 @@ uint32_t encode_fit(const QuantizerParams& params, const float* x, size_t m, uin
   return std::bit_cast<uint32_t>(choice.scale) | (choice.mid_rise ? kSignBit : 0u);
 }
 
+// Codes of m elements of a Sign block; returns the scale's bit pattern.
+uint32_t encode_sign(const float* x, size_t m, uint32_t magnitude, uint8_t* codes) {
+  const float factor = sign_factor(magnitude);
+  for (size_t i = 0; i < m; ++i) codes[i] = x[i] >= 0.0f;
+  const float sum = lane_sum(m, [&](size_t i) { return std::abs(x[i]) * factor; });
+  return std::bit_cast<uint32_t>(sign_scale(magnitude, sum, float(m)));
+}
+
 // Bytes of one word of a tile with `rows` rows.
 size_t word_bytes(int bits, size_t rows) { return (static_cast<size_t>(bits) * rows + 7) / 8; }
 
@@ -178,8 +187,18 @@ bool encode_block(const QuantizerParams& params, const float* x, size_t m, Philo
     std::memset(codes, 0, m);
     return magnitude < kInfBits;
   }
-  *scale = params.rounding == Rounding::kFit ? encode_fit(params, x, m, magnitude, codes)
-                                             : encode_unbiased(params, x, m, magnitude, key, offset, codes);
+  switch (params.rounding) {
+    case Rounding::kFit:
+      *scale = encode_fit(params, x, m, magnitude, codes);
+      break;
+    case Rounding::kSign:
+      *scale = encode_sign(x, m, magnitude, codes);
+      break;
+    case Rounding::kStochastic:
+    case Rounding::kNearest:
+      *scale = encode_unbiased(params, x, m, magnitude, key, offset, codes);
+      break;
+  }
   return true;
 }
 

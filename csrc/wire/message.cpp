@@ -42,6 +42,8 @@ struct Fields {
 constexpr Fields kFields[] = {
     {0, 0, 0, false},  // Codec::kRaw
     {1, 8, 1, true},   // Codec::kQuantizer
+    {1, 1, 0, true},   // Codec::kSign
+    {2, 2, 0, true},   // Codec::kTernary
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
 

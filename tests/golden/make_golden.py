@@ -19,7 +19,7 @@ Inputs (`make_input`) are integer arithmetic, exact in float64 and then rounded 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -32,18 +32,15 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 
 
-def load_reference() -> ModuleType:
-    """torch_smoothquant/reference.py by path: works where the package's extension is not built."""
-    path = HERE.parents[1] / "torch_smoothquant" / "reference.py"
-    spec = importlib.util.spec_from_file_location("torch_smoothquant_reference", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def load(name: str) -> ModuleType:
+    """A module of torch_smoothquant without the package's __init__: works where the extension is not built."""
+    package = ModuleType("torch_smoothquant_references")
+    package.__path__ = [str(HERE.parents[1] / "torch_smoothquant")]
+    sys.modules.setdefault(package.__name__, package)
+    return importlib.import_module(f"{package.__name__}.{name}")
 
 
-reference = load_reference()
+reference, codecs = load("reference"), load("reference_codecs")
 
 
 def _mix(z: int) -> int:
@@ -78,6 +75,10 @@ def build(entry: dict[str, Any]) -> Tensor:
         x = make_input(s["input"], dtype)
         if s["codec"] == "raw":
             sections += reference.parse_message(reference.encode_raw(x)).sections
+            continue
+        if s["codec"] in codecs.ENCODERS:
+            message = codecs.encode(x, s["codec"], s["block"], entry["seed"], entry["step"], entry["rank"])
+            sections += reference.parse_message(message).sections
             continue
         payload = reference.quantize(
             x, s["bits"], s["block"], s["levels"], s["rounding"], entry["seed"], entry["step"], entry["rank"],
@@ -121,6 +122,8 @@ def index_line(entry: dict[str, Any], message: Tensor) -> str:
         if first["codec"] == "quantizer":
             spec = (f"Quantizer(bits={first['bits']}, block={first['block']}, levels='{first['levels']}', "
                     f"rounding='{first['rounding']}')")
+        elif first["codec"] in codecs.ENCODERS:
+            spec = f"{first['codec']}({'block=' + str(first['block']) if first['block'] else ''})"
         x = first["input"]
         if "runs" in x:
             given = " ".join(["runs", *(f"{count} {pattern}" for count, pattern in x["runs"])])
@@ -137,6 +140,10 @@ def _sum4(numel: int, salt: int, exponent: int = -18, **more: int) -> dict[str, 
 
 def _raw(description: dict[str, Any]) -> dict[str, Any]:
     return {"codec": "raw", "input": description}
+
+
+def _coded(codec: str, description: dict[str, Any], block: int = 256) -> dict[str, Any]:
+    return {"codec": codec, "input": description, "block": block}
 
 
 def _quantized(description: dict[str, Any], bits: int, levels: str, block: int = 256, rounding: str | None = None,
@@ -188,6 +195,15 @@ ENTRIES = [
     _entry("raw_fp32", _raw({"runs": [[3, "3f800000"], [1, "7f800000"], [1, "ff800000"], [1, "7fc00000"],
                                       [1, "80000000"], [1, "00000001"]]}), rank=1),
     _entry("raw_bf16", _raw(_sum4(101, 30)), dtype="bfloat16"),
+    _entry("sign", _coded("Sign", _sum4(1000, 40))),
+    _entry("sign_block32_fp16", _coded("Sign", _sum4(333, 41, every=3), 32), dtype="float16", rank=1, step=2),
+    _entry("sign_block1024_fp64", _coded("Sign", _sum4(2500, 42), 1024), dtype="float64"),
+    _entry("sign_edges", _coded("Sign", EDGES, 32)),
+    _entry("sign_numel1_bf16", _coded("Sign", _sum4(1, 43)), dtype="bfloat16"),
+    _entry("ternary", _coded("Ternary", _sum4(1000, 44)), seed=5, step=6, rank=2),
+    _entry("ternary_block32_bf16", _coded("Ternary", _sum4(333, 45), 32), dtype="bfloat16"),
+    _entry("ternary_block4096_fp64", _coded("Ternary", _sum4(4500, 46), 4096), dtype="float64"),
+    _entry("ternary_edges", _coded("Ternary", EDGES, 32)),
     _entry("average", _raw(_sum4(33, 31)), _quantized(_sum4(700, 32), 4, "unbiased", parameter=5, offset=512),
            _quantized(_sum4(40, 33), 3, "unbiased", 32, parameter=2**33, offset=2**37, shrink=0.3),
            _quantized({"runs": [[4, "3f800000"], [1, "7fc00000"]]}, 2, "fit", parameter=7),

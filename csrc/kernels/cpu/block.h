@@ -90,6 +90,15 @@ inline FitChoice choose_fit(int bits, uint32_t magnitude, float unit, const FitS
   return {mid_rise, scale < cap ? scale : cap};
 }
 
+/// What a Sign block's magnitudes are multiplied by before they are added up, so that 4096 of them do not overflow.
+inline float sign_factor(uint32_t magnitude) { return magnitude >= kExtraordinaryBits ? 0x1p-16f : 1.0f; }
+
+/// The scale of a Sign block of `count` elements; `sum`: of the magnitudes times sign_factor.
+inline float sign_scale(uint32_t magnitude, float sum, float count) {
+  const float scale = (sum / count) * (1.0f / sign_factor(magnitude)), cap = scale_cap(1.0f);
+  return scale < cap ? scale : cap;
+}
+
 namespace scalar {
 /// dequantize_mean of the elements from `begin` (a multiple of the group) on of each payload into all of `out`.
 void dequantize_mean_from(const QuantizerParams& params, const uint8_t* const* in, size_t count, size_t begin,

@@ -96,12 +96,14 @@ HWY_INLINE uint32_t BlockParams(const QuantizerParams& params, const float* quan
     scale = fit.choice.scale;
     tile.gain[j] = mid_rise ? fit.mid_rise_inverse : 1.0f;
     tile.shift[j] = mid_rise ? -0.5f : 0.0f;
+  } else if (params.rounding == Rounding::kSign && !empty) {
+    scale = SignScale(quantity, params.block, magnitude);
   } else if (!empty) {
     scale = unbiased_scale(bits, norm.unit, params.shrink);
   }
   const int lowest = mid_rise ? -(1 << (bits - 1)) : -centre(bits);
   const int highest = empty ? lowest : mid_rise ? (1 << (bits - 1)) - 1 : centre(bits);
-  tile.inverse[j] = norm.inverse;
+  tile.inverse[j] = params.rounding == Rounding::kSign ? 1.0f : norm.inverse;
   tile.low[j] = kRounder + static_cast<float>(lowest);
   tile.high[j] = kRounder + static_cast<float>(highest);
   // (2k + 1) * scale and (k + 1/2) * (2 * scale) are the same product before rounding, and 2 * scale is exact and
@@ -243,6 +245,7 @@ using EncodeGroupFunction = bool (*)(const EncodeJob&, const float*, float*, uin
 template <int kBits>
 EncodeGroupFunction ChooseEncodeGroup(Rounding rounding, int bits) {
   if (rounding == Rounding::kFit) return EncodeGroup<Map::kFit, false, kBits>;
+  if (rounding == Rounding::kSign) return EncodeGroup<Map::kSign, false, kBits>;
   if (rounding == Rounding::kNearest) {
     return bits == 1 ? EncodeGroup<Map::kSign, false, kBits> : EncodeGroup<Map::kRound, false, kBits>;
   }

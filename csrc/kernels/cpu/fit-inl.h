@@ -1,4 +1,4 @@
-// The inner products behind `fit`. Included once per target.
+// The sums behind `fit` and Sign's scale. Included once per target.
 #if defined(TSQ_KERNELS_CPU_FIT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TSQ_KERNELS_CPU_FIT_INL_H_
 #undef TSQ_KERNELS_CPU_FIT_INL_H_
@@ -50,6 +50,21 @@ class LaneSums {
 
   V sums_[kVectors];
 };
+
+// The scale of one Sign block of `count` (a multiple of 32) finite quantities.
+HWY_INLINE float SignScale(const float* HWY_RESTRICT quantity, size_t count, uint32_t magnitude) {
+  using D = hn::CappedTag<float, 16>;
+  const D d;
+  const size_t N = hn::Lanes(d);
+  const auto factor = hn::Set(d, sign_factor(magnitude));
+  LaneSums<D> sums;
+  for (size_t row = 0; row < count; row += kLanes) {
+    for (size_t vector = 0; vector < LaneSums<D>::kVectors; ++vector) {
+      sums.Add(vector, hn::Mul(hn::Abs(hn::Load(d, quantity + row + vector * N)), factor));
+    }
+  }
+  return sign_scale(magnitude, sums.Total(), static_cast<float>(count));
+}
 
 struct FitResult {
   FitChoice choice;

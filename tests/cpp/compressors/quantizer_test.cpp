@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "compressors/registry.h"
+#include "compressors/sign.h"
+#include "compressors/ternary.h"
 #include "vectors.h"
 
 namespace tsq {
@@ -25,6 +27,9 @@ std::vector<CompressorPtr> all_kinds() {
       out.push_back(quantizer(bits, block, QuantizerLevels::kUnbiased, false));
     }
   }
+  for (const uint32_t block : {32u, 256u, 1024u}) out.push_back(std::make_shared<Sign>(block));
+  out.push_back(std::make_shared<Ternary>(64));
+  out.push_back(Ternary().as_contractive());
   out.push_back(quantizer(1)->as_contractive());
   out.push_back(quantizer(2, 256, QuantizerLevels::kUnbiased)->as_contractive());  // shrunk
   return out;

@@ -1,0 +1,62 @@
+#include "compressors/block_codes.h"
+
+#include <array>
+#include <vector>
+
+#include "common/error.h"
+
+namespace tsq {
+
+void BlockCodes::check_block(const char* name, uint32_t block) {
+  if (block < 32 || block > 4096 || (block & (block - 1)))
+    throw ArgumentError(concat(name, ": block: expected a power of two from 32 to 4096, got ", block));
+}
+
+size_t BlockCodes::max_bytes(size_t n, DType) const { return kernels::quantizer_bytes(n, params_.bits, params_.block); }
+
+double BlockCodes::expected_bits(size_t n, DType dtype) const { return 8.0 * static_cast<double>(max_bytes(n, dtype)); }
+
+Compressor::Encoded BlockCodes::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
+                                    MutableBytes out) const {
+  const bool finite = kernels::quantize(params_, form, x, state, key.philox, key.offset, out.data());
+  return {max_bytes(x.numel, x.dtype), finite};
+}
+
+Compressor::Encoded BlockCodes::encode(ConstView x, const EncodeKey& key, MutableBytes out) const {
+  return run(kernels::Form::kPlain, x, nullptr, key, out);
+}
+
+Compressor::Encoded BlockCodes::encode_residual(ConstView x, View e, const EncodeKey& key, MutableBytes out) const {
+  return run(kernels::Form::kResidual, x, e.data, key, out);
+}
+
+Compressor::Encoded BlockCodes::encode_shifted(ConstView x, View h, const EncodeKey& key, MutableBytes out) const {
+  return run(kernels::Form::kShifted, x, h.data, key, out);
+}
+
+void BlockCodes::validate(Bytes in, uint64_t n, DType dtype) const {
+  // The first test keeps the length formula of a hostile n from overflowing: an element takes at least one bit.
+  if (n > 8 * uint64_t{in.size()} || max_bytes(n, dtype) != in.size())
+    throw_wire("bytes", concat("those of ", n, " elements of ", spec()), in.size());
+  if (!kernels::valid_payload(params_, in.data(), n))
+    throw WireError(
+        concat("bad message: payload of ", spec(), ": expected finite scales and legal codes, found others"));
+}
+
+void BlockCodes::decode_add(Bytes in, DType, double scale, View acc) const {
+  kernels::dequantize_add(params_, in.data(), acc.numel, scale, acc);
+}
+
+void BlockCodes::decode_mean(std::span<const Bytes> in, View out) const {
+  std::array<const uint8_t*, 16> few{};  // most worlds need no allocation
+  std::vector<const uint8_t*> many;
+  const uint8_t** pointers = few.data();
+  if (in.size() > few.size()) {
+    many.resize(in.size());
+    pointers = many.data();
+  }
+  for (size_t i = 0; i < in.size(); ++i) pointers[i] = in[i].data();
+  kernels::dequantize_mean(params_, pointers, in.size(), out);
+}
+
+}  // namespace tsq

@@ -1,0 +1,86 @@
+"""The codecs from 2 on: the compiled encoder writes the reference's bytes, both decoders read the same values, specs and classes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import torch_smoothquant as tsq
+from torch_smoothquant import reference, reference_codecs
+
+NUMELS = (0, 1, 31, 32, 33, 255, 256, 257, 4097)
+SPECS = [tsq.Sign(), tsq.Sign(32), tsq.Sign(1024), tsq.Ternary(), tsq.Ternary(32), tsq.Ternary(1024)]
+
+
+def gaussian(numel: int, seed: int, dtype: torch.dtype) -> torch.Tensor:
+    x = torch.randn(numel, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (x * 2.0 ** torch.arange(numel).div(64, rounding_mode="floor").remainder(9).neg()).to(dtype)
+
+
+def by_reference(spec: tsq.Spec, x: torch.Tensor, **key: int) -> torch.Tensor:
+    return reference_codecs.encode(x, type(spec).__name__, getattr(spec, "block", 0), **key)
+
+
+@pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=repr)
+def test_bytes_and_values_are_the_references(spec, dtype):
+    for numel in NUMELS:
+        x = gaussian(numel, numel, dtype)
+        x[::5] = 0
+        message = tsq.encode(spec, x, seed=3, step=4, rank=5)
+        assert torch.equal(message, by_reference(spec, x, seed=3, step=4, rank=5)), numel
+        assert torch.equal(tsq.decode(message), reference.decode(message))
+        assert message.numel() == torch.ops.torch_smoothquant.encode(x.to("meta"), repr(spec), 3, 4, 5).numel()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("spec", SPECS, ids=repr)
+def test_non_finite_is_marked(spec, value):
+    x = gaussian(300, 1, torch.float32)
+    x[17] = value
+    message = tsq.encode(spec, x)
+    assert torch.equal(message, by_reference(spec, x)) and not message[56:].any()
+    assert tsq.decode(message).isnan().all() and reference.decode(message).isnan().all()
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=repr)
+def test_one_flipped_byte_is_rejected_by_both_or_read_alike(spec):
+    message = tsq.encode(spec, gaussian(70, 2, torch.float32))
+    for at in range(32, message.numel()):
+        for mask in (1, 0x80, 0xFF):
+            bad = message.clone()
+            bad[at] ^= mask
+            try:
+                values = reference.decode(bad)
+            except ValueError:
+                with pytest.raises(tsq.WireError):
+                    tsq.decode(bad)
+            else:
+                assert torch.equal(values.nan_to_num(7), tsq.decode(bad).nan_to_num(7))
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=repr)
+def test_what_is_sent_and_what_is_owed_is_what_was_given(spec):
+    numel = 1000
+    sender = tsq.Sender(tsq.ErrorFeedback(spec), numel, 0, 1)
+    receiver = tsq.Receiver(tsq.ErrorFeedback(spec), numel, 1)
+    given, got = torch.zeros(numel, dtype=torch.float64), torch.zeros(numel, dtype=torch.float64)
+    for step in range(12):
+        x = gaussian(numel, step, torch.float32)
+        given += x.double()
+        got += receiver.receive([sender.send(x)]).double()
+    torch.testing.assert_close(got + sender.state["residual"].double(), given, rtol=0, atol=1e-4)
+
+
+def test_sign_sends_the_mean_magnitude_and_has_its_class():
+    x = torch.tensor([1.0, -2.0, 0.0, -0.0, 3.0])
+    assert tsq.decode(tsq.encode(tsq.Sign(), x)).tolist() == pytest.approx([1.2, -1.2, 1.2, 1.2, 1.2])
+    assert tsq.Sign(64).omega(1000) is None and tsq.Sign(64).alpha(1000) == 1 / 64 and tsq.Sign().alpha(3) == 1 / 3
+
+
+def test_ternary_sends_zero_or_the_maximum_and_has_its_class():
+    x = torch.tensor([1.0, -4.0, 0.0, 2.0])
+    sent = torch.stack([tsq.decode(tsq.encode(tsq.Ternary(), x, step=s)) for s in range(4000)])
+    assert set(sent.flatten().tolist()) == {0.0, 4.0, -4.0}
+    torch.testing.assert_close(sent.mean(0), x, rtol=0, atol=0.15)
+    assert tsq.Ternary().omega(1000) == 7.5 and tsq.Ternary().alpha(1000) == pytest.approx(1 / 8.5)

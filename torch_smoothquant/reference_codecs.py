@@ -1,0 +1,53 @@
+"""The encoders of the codecs from 2 on, as reference.py: plain torch, from docs/wire_format.md alone.
+
+Their messages are read by `reference.decode`. A payload is a uint8 tensor, all zero if the section is to be marked non-finite.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import reference as r
+
+
+def encode(x: Tensor, codec: str, block: int = 256, seed: int = 0, step: int = 0, rank: int = 0) -> Tensor:
+    """A worker's whole message with one section, parameter id 0: 1-D uint8 tensor.
+
+    Args:
+        x: any shape, one of `reference.DTYPES`, taken in row-major order.
+        codec: one of ENCODERS, the name of a class in spec.py.
+        block: a power of two from 32 to 4096, where the codec has blocks; else not looked at.
+        seed, step, rank: the key of the dither, where the codec has one.
+    Raises:
+        ValueError: the block is illegal.
+    """
+    number, bits, encoder = ENCODERS[codec]
+    payload, finite = encoder(x.detach().cpu().flatten().to(torch.float32), block, seed, step, rank)
+    flags = 0 if finite else r.NON_FINITE
+    section = r.Section(number, flags, bits, 0, block if bits else 0, x.numel(), payload.numel(), payload)
+    return r.build_message([section], x.dtype, rank=rank, step=step)
+
+
+def _sign(x: Tensor, block: int, *_: int) -> tuple[Tensor, bool]:
+    """Payload of codec 2 for x, fp32 and 1-D; and whether all is finite."""
+    r._check_quantizer(1, block, "unbiased")
+    if not bool(x.isfinite().all()):
+        return torch.zeros(r.payload_bytes(x.numel(), 1, block), dtype=torch.uint8), False
+    numel, own, x = x.numel(), r._to_blocks(torch.ones_like(x), block), r._to_blocks(x, block)  # own: 0 where padding
+    norm = x.abs().amax(1, keepdim=True)
+    empty = norm.view(torch.int32) < r._TINY_BITS
+    factor = torch.where(norm >= 2.0**96, 2.0**-16, 1.0).to(torch.float32)
+    mean = r._lane_sum(x.abs() * factor) / own.sum(1, keepdim=True).clamp(min=1)
+    scales = (mean * (1 / factor)).clamp(max=r._MAX).masked_fill(empty, 0)  # 1 / factor: a power of two, exact
+    codes = (x >= 0).to(torch.int64).masked_fill(empty | (own == 0), 0)
+    return r._pack(codes.flatten(), scales.flatten(), numel, 1, block), True
+
+
+def _ternary(x: Tensor, block: int, seed: int, step: int, rank: int) -> tuple[Tensor, bool]:
+    """Payload of codec 3, which is that of the unbiased two-bit quantizer; and whether all is finite."""
+    return r.quantize(x, 2, block, "unbiased", None, seed, step, rank), bool(x.isfinite().all())
+
+
+# the class's name in spec.py: the section's codec and bits, the encoder
+ENCODERS = {"Sign": (r.SIGN, 1, _sign), "Ternary": (r.TERNARY, 2, _ternary)}
