@@ -37,10 +37,11 @@ from .spec import (  # noqa: E402
     Quantizer,
     Spec,
     SpecError,
+    TopK,
     parse,
 )
 
 __all__ = [
     "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Quantizer", "Receiver", "Sender", "Spec", "SpecError",
-    "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
+    "TopK", "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
 ]

@@ -5,6 +5,7 @@
 #include "common/error.h"
 #include "compressors/identity.h"
 #include "compressors/quantizer.h"
+#include "compressors/topk.h"
 
 namespace tsq {
 
@@ -32,12 +33,26 @@ CompressorPtr make_quantizer(std::string_view text, const Value& call) {
   }
 }
 
+CompressorPtr make_topk(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"ratio", "k"});
+  TopK::Config config;
+  config.ratio = arguments.fraction("ratio");
+  if (const auto k = arguments.optional_integer("k", 1, INT64_MAX)) config.k = static_cast<uint64_t>(*k);
+  arguments.finish();
+  try {
+    return std::make_shared<TopK>(config);
+  } catch (const ArgumentError& e) {
+    throw_spec(text, call.column, e.what());
+  }
+}
+
 using Factory = CompressorPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
   static const std::map<std::string, Factory, std::less<>> table = {
       {"Identity", make_identity},
       {"Quantizer", make_quantizer},
+      {"TopK", make_topk},
   };
   return table;
 }
@@ -65,6 +80,8 @@ CompressorPtr decoder_for(const wire::Format& format) {
   switch (format.codec) {
     case wire::Codec::kRaw:
       return std::make_shared<Identity>();
+    case wire::Codec::kTopK:
+      return std::make_shared<TopK>(TopK::Config{.ratio = 1.0, .k = {}});
     case wire::Codec::kQuantizer:
       break;
   }

@@ -20,6 +20,15 @@ CompressorPtr parse(c10::string_view spec) {
   }
 }
 
+/// Outputs of ops have a size that follows from their arguments' sizes.
+CompressorPtr parse_fixed(c10::string_view compressor) {
+  CompressorPtr c = parse(compressor);
+  TORCH_CHECK_VALUE(c->format().codec != wire::Codec::kTopK,
+                    "encode: compressor: expected one whose messages have a fixed length, got ", c->spec(),
+                    "; use torch_smoothquant.encode");
+  return c;
+}
+
 void check_encode(const at::Tensor& x, int64_t rank) {
   TORCH_CHECK_VALUE(to_dtype(x.scalar_type()), "encode: x: expected dtype float32, float64, float16 or bfloat16, got ",
                     x.scalar_type());
@@ -29,7 +38,7 @@ void check_encode(const at::Tensor& x, int64_t rank) {
 at::Tensor encode_cpu(const at::Tensor& x, c10::string_view compressor, int64_t seed, int64_t step, int64_t rank) {
   check_encode(x, rank);
   TORCH_CHECK_VALUE(x.is_contiguous(), "encode: x: expected a contiguous tensor, got strides ", x.strides());
-  const CompressorPtr c = parse(compressor);
+  const CompressorPtr c = parse_fixed(compressor);
   const ConstView view{x.const_data_ptr(), *to_dtype(x.scalar_type()), static_cast<size_t>(x.numel())};
   const size_t bytes = max_message_bytes(*c, view.numel, view.dtype);
   at::Tensor out = at::empty({static_cast<int64_t>(bytes)}, x.options().dtype(at::kByte));
@@ -50,7 +59,7 @@ c10::SymInt symbolic_bytes(const Compressor& c, const c10::SymInt& n, size_t ele
 
 at::Tensor encode_meta(const at::Tensor& x, c10::string_view compressor, c10::SymInt, c10::SymInt, int64_t rank) {
   check_encode(x, rank);
-  const c10::SymInt bytes = symbolic_bytes(*parse(compressor), x.sym_numel(), x.element_size());
+  const c10::SymInt bytes = symbolic_bytes(*parse_fixed(compressor), x.sym_numel(), x.element_size());
   return at::empty_symint({bytes}, x.options().dtype(at::kByte));
 }
 

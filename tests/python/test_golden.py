@@ -44,6 +44,8 @@ def test_whole_message_encoders_agree(entry):
     x = make_golden.make_input(s["input"], getattr(torch, entry["dtype"]))
     if s["codec"] == "raw":
         message = reference.encode_raw(x, entry["step"], entry["rank"])
+    elif s["codec"] == "topk":
+        message = reference.encode_topk(x, s["ratio"], s["k"], entry["step"], entry["rank"])
     else:
         message = reference.encode(x, s["bits"], s["block"], s["levels"], s["rounding"], entry["seed"], entry["step"],
                                    entry["rank"])

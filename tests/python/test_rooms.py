@@ -23,7 +23,9 @@ ARROWS = {
 }
 MAY_USE_TORCH = {"bindings", "ops"}  # whole rooms; besides these, by file:
 TORCH_FILES = {"common/torch_dtype.h", *(f"{stem}.{end}" for stem in ("hook/comm_hook", "exchange/process_group") for end in ("h", "cpp"))}
-PYTHON_ARROWS = {"spec": {"_C"}, "endpoint": {"_C", "spec"}, "hook": {"_C", "spec"}, "reference": set(), "_build": set()}
+PYTHON_ARROWS = {"spec": {"_C"}, "endpoint": {"_C", "spec"}, "hook": {"_C", "spec"},
+                 "reference": {"reference_sparse"}, "reference_sparse": set(),
+                 "_build": set()}
 
 SOURCES = sorted(str(p.relative_to(CSRC)) for p in CSRC.rglob("*") if p.suffix in {".h", ".cpp", ".cc", ".cu", ".hpp"})
 
