@@ -39,10 +39,11 @@ from .spec import (  # noqa: E402
     Spec,
     SpecError,
     Ternary,
+    TopK,
     parse,
 )
 
 __all__ = [
     "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Quantizer", "Receiver", "Sender", "Sign", "Spec",
-    "SpecError", "Ternary", "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
+    "SpecError", "Ternary", "TopK", "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
 ]

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from . import reference_sparse
+
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # the header's dtype is an index into this
 LEVELS = ("unbiased", "fit")  # the section's levels is an index into this
-RAW, QUANTIZER, SIGN, TERNARY = range(4)  # codecs
+RAW, QUANTIZER, SIGN, TERNARY, TOPK = 0, 1, 2, 3, 6  # codecs
 NON_FINITE = 1  # flags: bit 0
 
 _MAGIC, _VERSION = b"TSQM", 1
@@ -78,11 +80,15 @@ def parse_message(message: Tensor | bytes) -> Message:
     table = bytes(data[_HEADER.size : begin].tolist())
     for i, (codec, flags, bits, levels, block, numel, size) in enumerate(_ENTRY.iter_unpack(table)):
         at = f"section {i}: "
-        _check(codec <= TERNARY, at + "codec", f"0 to {TERNARY}", codec)
+        _check(codec in (RAW, QUANTIZER, SIGN, TERNARY, TOPK), at + "codec", "0 to 3 or 6", codec)
         _check(flags & ~NON_FINITE == 0, at + "flags", "0 or 1", flags)
-        if codec == RAW:
+        expected = size
+        if codec in (RAW, TOPK):
             _check((bits, levels, block) == (0, 0, 0), at + "bits, levels, block", "0, 0, 0", (bits, levels, block))
+        if codec == RAW:
             expected = numel * DTYPES[dtype].itemsize
+        elif codec == TOPK:  # the rest of its length is in the payload
+            _check(size >= 2 * -(-numel // reference_sparse.SEGMENT), at + "bytes", "an index head per segment", size)
         else:
             _check(levels < (1 if codec in _BITS else len(LEVELS)), at + "levels", "a legal one", levels)
             _check(bits == _BITS.get(codec, bits), at + "bits", _BITS.get(codec), bits)
@@ -116,12 +122,14 @@ def decode(message: Tensor | bytes) -> Tensor:
 
 
 def decode_section(section: Section, dtype: torch.dtype) -> Tensor:
-    """Values of one section of a message of `dtype`: 1-D, `dtype` if raw, else float32; NaN if flagged non-finite."""
+    """Values of one section of a message of `dtype`: 1-D, `dtype` if raw or top-k, else float32; NaN if flagged non-finite."""
     if section.flags & NON_FINITE:
         _check(not bool(section.payload.any()), "payload of a non-finite section", "all zero", "a non-zero byte")
         return torch.full((section.numel,), float("nan"))
     if section.codec == RAW:
         return section.payload.clone().view(dtype)  # a copy: nothing in a message is aligned
+    if section.codec == TOPK:
+        return reference_sparse.topk_decode(section.payload, section.numel, dtype)
     return dequantize(section.payload, section.numel, section.bits, section.block, LEVELS[section.levels])
 
 
@@ -141,6 +149,14 @@ def encode_raw(x: Tensor, step: int = 0, rank: int = 0) -> Tensor:
     """A worker's whole message with one raw section (codec 0): 1-D uint8 tensor. x: any shape, one of `DTYPES`."""
     payload = x.detach().cpu().flatten().view(torch.uint8)
     section = Section(RAW, 0, 0, 0, 0, x.numel(), payload.numel(), payload)
+    return build_message([section], x.dtype, rank=rank, step=step)
+
+
+def encode_topk(x: Tensor, ratio: float | None = None, k: int | None = None, step: int = 0, rank: int = 0) -> Tensor:
+    """A worker's whole message with one top-k section (codec 6): 1-D uint8 tensor. Arguments: `reference_sparse.topk`."""
+    payload = reference_sparse.topk(x, ratio, k)
+    flags = 0 if bool(x.isfinite().all()) else NON_FINITE
+    section = Section(TOPK, flags, 0, 0, 0, x.numel(), payload.numel(), payload)
     return build_message([section], x.dtype, rank=rank, step=step)
 
 

@@ -101,6 +101,19 @@ class Ternary(Compressor):
 
 
 @dataclass(frozen=True, repr=False)
+class TopK(Compressor):
+    """The entries of largest magnitude, exactly: ties to the lowest index, zeros never. Contractive with alpha = K / n.
+
+    Args:
+        ratio: K = ceil(ratio * n), at least 1, for a section of n elements; in (0, 1].
+        k: K itself, per section. Exactly one of the two must be given.
+    """
+
+    ratio: float | None = None
+    k: int | None = None
+
+
+@dataclass(frozen=True, repr=False)
 class Direct(Mechanism):
     """Sends C(gradient) in every step; no state (DCGD)."""
 
@@ -117,7 +130,7 @@ class ErrorFeedback(Mechanism):
     compressor: Compressor
 
 
-_CLASSES: dict[str, type[Spec]] = {c.__name__: c for c in (Identity, Quantizer, Sign, Ternary, Direct, ErrorFeedback)}
+_CLASSES: dict[str, type[Spec]] = {c.__name__: c for c in (Identity, Quantizer, Sign, Ternary, TopK, Direct, ErrorFeedback)}
 
 
 def _build(value: Any) -> Any:

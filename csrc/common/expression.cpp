@@ -242,9 +242,27 @@ void Arguments::fail(const Value& at, const char* name, const std::string& expec
 int64_t Arguments::integer(const char* name, int64_t fallback, int64_t low, int64_t high) {
   const Value* value = take(name);
   if (!value) return fallback;
-  if (value->kind != Value::Kind::kInt || value->integer < low || value->integer > high)
-    fail(*value, name, concat("an integer from ", low, " to ", high));
-  return value->integer;
+  return integer_of(*value, name, low, high);
+}
+
+std::optional<int64_t> Arguments::optional_integer(const char* name, int64_t low, int64_t high) {
+  const Value* value = take(name);
+  if (!value || value->kind == Value::Kind::kNone) return std::nullopt;
+  return integer_of(*value, name, low, high);
+}
+
+std::optional<double> Arguments::fraction(const char* name) {
+  const Value* value = take(name);
+  if (!value || value->kind == Value::Kind::kNone) return std::nullopt;
+  const bool numeric = value->kind == Value::Kind::kInt || value->kind == Value::Kind::kFloat;
+  if (!numeric || !(value->number > 0 && value->number <= 1)) fail(*value, name, "a number above 0, at most 1");
+  return value->number;
+}
+
+int64_t Arguments::integer_of(const Value& value, const char* name, int64_t low, int64_t high) const {
+  if (value.kind != Value::Kind::kInt || value.integer < low || value.integer > high)
+    fail(value, name, concat("an integer from ", low, " to ", high));
+  return value.integer;
 }
 
 std::optional<std::string> Arguments::choice(const char* name, const std::vector<std::string>& choices) {

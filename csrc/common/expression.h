@@ -56,6 +56,8 @@ class Arguments {
   Arguments(std::string_view text, const Value& call, std::vector<std::string> order);
 
   int64_t integer(const char* name, int64_t fallback, int64_t low, int64_t high);
+  std::optional<int64_t> optional_integer(const char* name, int64_t low, int64_t high);  ///< none: None or not given
+  std::optional<double> fraction(const char* name);                                      ///< in (0, 1]; likewise
   std::optional<std::string> choice(const char* name,
                                     const std::vector<std::string>& choices);  ///< None or one of them
   const Value& call(const char* name);                                         ///< required
@@ -65,6 +67,7 @@ class Arguments {
 
  private:
   const Value* take(const char* name);
+  int64_t integer_of(const Value& value, const char* name, int64_t low, int64_t high) const;
 
   std::string_view text_;
   const Value& call_;

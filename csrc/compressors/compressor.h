@@ -57,11 +57,14 @@ class Compressor {
   /// True if every payload has max_bytes: then lengths need not be exchanged.
   virtual bool has_fixed_size() const { return true; }
 
+  /// Length of the all-zero payload that stands for zeros.
+  virtual size_t zero_bytes(size_t n, DType dtype) const { return max_bytes(n, dtype); }
+
   /// A slice of a parameter must start at a multiple of this many elements.
   virtual size_t granularity() const = 0;
 
   struct Encoded {
-    size_t bytes = 0;
+    size_t bytes = 0;    ///< the payload's length; codecs whose length depends on the data stay below max_bytes
     bool finite = true;  ///< false: part of the input was Inf or NaN; that part was not sent and its state not changed
   };
 

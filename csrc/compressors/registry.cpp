@@ -7,6 +7,7 @@
 #include "compressors/quantizer.h"
 #include "compressors/sign.h"
 #include "compressors/ternary.h"
+#include "compressors/topk.h"
 
 namespace tsq {
 
@@ -46,14 +47,25 @@ CompressorPtr make_with_block(std::string_view text, const Value& call) {
   }
 }
 
+CompressorPtr make_topk(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"ratio", "k"});
+  TopK::Config config;
+  config.ratio = arguments.fraction("ratio");
+  if (const auto k = arguments.optional_integer("k", 1, INT64_MAX)) config.k = static_cast<uint64_t>(*k);
+  arguments.finish();
+  try {
+    return std::make_shared<TopK>(config);
+  } catch (const ArgumentError& e) {
+    throw_spec(text, call.column, e.what());
+  }
+}
+
 using Factory = CompressorPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
   static const std::map<std::string, Factory, std::less<>> table = {
-      {"Identity", make_identity},
-      {"Quantizer", make_quantizer},
-      {"Sign", make_with_block<Sign>},
-      {"Ternary", make_with_block<Ternary>},
+      {"Identity", make_identity},           {"Quantizer", make_quantizer}, {"Sign", make_with_block<Sign>},
+      {"Ternary", make_with_block<Ternary>}, {"TopK", make_topk},
   };
   return table;
 }
@@ -85,6 +97,8 @@ CompressorPtr decoder_for(const wire::Format& format) {
       return std::make_shared<Sign>(format.block);
     case wire::Codec::kTernary:
       return std::make_shared<Ternary>(format.block);
+    case wire::Codec::kTopK:
+      return std::make_shared<TopK>(TopK::Config{.ratio = 1.0, .k = {}});
     case wire::Codec::kQuantizer:
       break;
   }

@@ -43,9 +43,11 @@ wire::Section send_section(const Mechanism& mechanism, Delivery delivery, ConstV
     section.bytes = sent.bytes;
     section.non_finite = !sent.finite;  // with state: only if finite x and finite state overflow together
   } else {
-    section.bytes = mechanism.compressor().max_bytes(x.numel, x.dtype);
+    section.bytes = mechanism.compressor().zero_bytes(x.numel, x.dtype);
   }
-  if (delivery != Delivery::kSend || section.non_finite)  // all-zero bytes are a legal payload of zeros in every codec
+  if (section.non_finite) section.bytes = mechanism.compressor().zero_bytes(x.numel, x.dtype);
+  if (delivery != Delivery::kSend ||
+      section.non_finite)  // zero_bytes of zeros are a legal payload of zeros in every codec
     std::fill_n(out.begin(), section.bytes, uint8_t{0});
   return section;
 }

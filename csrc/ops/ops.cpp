@@ -13,11 +13,25 @@ namespace tsq {
 namespace {
 
 CompressorPtr parse(c10::string_view spec) {
+  CompressorPtr compressor;
   try {
-    return parse_compressor(std::string_view(spec.data(), spec.size()));
+    compressor = parse_compressor(std::string_view(spec.data(), spec.size()));
   } catch (const SpecError& e) {
     C10_THROW_ERROR(ValueError, e.what());
   }
+  TORCH_CHECK_VALUE(compressor->has_fixed_size(),
+                    "encode: compressor: expected one whose messages have a fixed size, got ", compressor->spec(),
+                    "; use torch_smoothquant.encode");
+  return compressor;
+}
+
+/// Outputs of ops have a size that follows from their arguments' sizes.
+CompressorPtr parse_fixed(c10::string_view compressor) {
+  CompressorPtr c = parse(compressor);
+  TORCH_CHECK_VALUE(c->format().codec != wire::Codec::kTopK,
+                    "encode: compressor: expected one whose messages have a fixed length, got ", c->spec(),
+                    "; use torch_smoothquant.encode");
+  return c;
 }
 
 void check_encode(const at::Tensor& x, int64_t rank) {
@@ -29,7 +43,7 @@ void check_encode(const at::Tensor& x, int64_t rank) {
 at::Tensor encode_cpu(const at::Tensor& x, c10::string_view compressor, int64_t seed, int64_t step, int64_t rank) {
   check_encode(x, rank);
   TORCH_CHECK_VALUE(x.is_contiguous(), "encode: x: expected a contiguous tensor, got strides ", x.strides());
-  const CompressorPtr c = parse(compressor);
+  const CompressorPtr c = parse_fixed(compressor);
   const ConstView view{x.const_data_ptr(), *to_dtype(x.scalar_type()), static_cast<size_t>(x.numel())};
   const size_t bytes = max_message_bytes(*c, view.numel, view.dtype);
   at::Tensor out = at::empty({static_cast<int64_t>(bytes)}, x.options().dtype(at::kByte));
@@ -50,7 +64,7 @@ c10::SymInt symbolic_bytes(const Compressor& c, const c10::SymInt& n, size_t ele
 
 at::Tensor encode_meta(const at::Tensor& x, c10::string_view compressor, c10::SymInt, c10::SymInt, int64_t rank) {
   check_encode(x, rank);
-  const c10::SymInt bytes = symbolic_bytes(*parse(compressor), x.sym_numel(), x.element_size());
+  const c10::SymInt bytes = symbolic_bytes(*parse_fixed(compressor), x.sym_numel(), x.element_size());
   return at::empty_symint({bytes}, x.options().dtype(at::kByte));
 }
 

@@ -37,18 +37,22 @@ Header read_header(Bytes bytes) {
 struct Fields {
   uint8_t min_bits, max_bits, max_levels;
   bool has_block;
+  bool exists = true;
 };
 
+constexpr Fields kReserved{0, 0, 0, false, false};
+
 constexpr Fields kFields[] = {
-    {0, 0, 0, false},  // Codec::kRaw
-    {1, 8, 1, true},   // Codec::kQuantizer
-    {1, 1, 0, true},   // Codec::kSign
-    {2, 2, 0, true},   // Codec::kTernary
+    {0, 0, 0, false},                               // Codec::kRaw
+    {1, 8, 1, true},                                // Codec::kQuantizer
+    {1, 1, 0, true},                                // Codec::kSign
+    {2, 2, 0, true},                                // Codec::kTernary
+    kReserved,        kReserved, {0, 0, 0, false},  // Codec::kTopK
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
 
 Section read_section(const uint8_t* p) {
-  if (p[0] >= kCodecCount) throw_wire("codec", concat("0 to ", kCodecCount - 1), int{p[0]});
+  if (p[0] >= kCodecCount || !kFields[p[0]].exists) throw_wire("codec", "0, 1 or 6", int{p[0]});
   if (p[1] > kNonFinite) throw_wire("flags", "0 or 1", int{p[1]});
   const Fields& fields = kFields[p[0]];
   const uint32_t block = load<uint32_t>(p + 4);

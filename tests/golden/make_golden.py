@@ -80,6 +80,9 @@ def build(entry: dict[str, Any]) -> Tensor:
             message = codecs.encode(x, s["codec"], s["block"], entry["seed"], entry["step"], entry["rank"])
             sections += reference.parse_message(message).sections
             continue
+        if s["codec"] == "topk":
+            sections += reference.parse_message(reference.encode_topk(x, s["ratio"], s["k"])).sections
+            continue
         payload = reference.quantize(
             x, s["bits"], s["block"], s["levels"], s["rounding"], entry["seed"], entry["step"], entry["rank"],
             parameter=s["parameter"], averaged=bool(entry["kind"]), shrink=s["shrink"], offset=s["offset"])
@@ -124,6 +127,8 @@ def index_line(entry: dict[str, Any], message: Tensor) -> str:
                     f"rounding='{first['rounding']}')")
         elif first["codec"] in codecs.ENCODERS:
             spec = f"{first['codec']}({'block=' + str(first['block']) if first['block'] else ''})"
+        elif first["codec"] == "topk":
+            spec = f"TopK(ratio={first['ratio']!r})" if first["k"] is None else f"TopK(k={first['k']})"
         x = first["input"]
         if "runs" in x:
             given = " ".join(["runs", *(f"{count} {pattern}" for count, pattern in x["runs"])])
@@ -151,6 +156,10 @@ def _quantized(description: dict[str, Any], bits: int, levels: str, block: int =
     rounding = rounding or ("stochastic" if levels == "unbiased" else "nearest")
     return {"codec": "quantizer", "input": description, "bits": bits, "block": block, "levels": levels,
             "rounding": rounding, "parameter": parameter, "offset": offset, "shrink": shrink}
+
+
+def _topk(description: dict[str, Any], ratio: float | None = None, k: int | None = None) -> dict[str, Any]:
+    return {"codec": "topk", "input": description, "ratio": ratio, "k": k}
 
 
 def _entry(name: str, *sections: dict[str, Any], dtype: str = "float32", kind: int = 0, rank: int = 0, step: int = 0,
@@ -204,6 +213,15 @@ ENTRIES = [
     _entry("ternary_block32_bf16", _coded("Ternary", _sum4(333, 45), 32), dtype="bfloat16"),
     _entry("ternary_block4096_fp64", _coded("Ternary", _sum4(4500, 46), 4096), dtype="float64"),
     _entry("ternary_edges", _coded("Ternary", EDGES, 32)),
+    _entry("topk_1_percent", _topk(_sum4(20000, 40), ratio=0.01)),
+    _entry("topk_10_percent_bf16", _topk(_sum4(4000, 41, ramp=1), ratio=0.1), dtype="bfloat16"),
+    _entry("topk_half_fp16", _topk(_sum4(1000, 42), ratio=0.5), dtype="float16"),  # a bitmap
+    _entry("topk_20_fp64", _topk(_sum4(17000, 43), k=20), dtype="float64"),
+    _entry("topk_ties", _topk({"runs": [[700, "3f800000"], [700, "bf800000"], [1, "40000000"]]}, k=50)),
+    _entry("topk_denormals", _topk({"runs": [[100, "00000000"], [3, "00000001"], [100, "80000000"], [1, "80000002"]]}, k=9)),
+    _entry("topk_numel0", _topk(_sum4(0, 44), ratio=0.01)),
+    _entry("topk_numel1", _topk(_sum4(1, 45), ratio=0.01)),
+    _entry("topk_non_finite", _topk({"runs": [[299, "3f800000"], [1, "7fc00000"]]}, k=5)),
     _entry("average", _raw(_sum4(33, 31)), _quantized(_sum4(700, 32), 4, "unbiased", parameter=5, offset=512),
            _quantized(_sum4(40, 33), 3, "unbiased", 32, parameter=2**33, offset=2**37, shrink=0.3),
            _quantized({"runs": [[4, "3f800000"], [1, "7fc00000"]]}, 2, "fit", parameter=7),

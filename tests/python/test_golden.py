@@ -46,6 +46,8 @@ def test_whole_message_encoders_agree(entry):
         message = reference.encode_raw(x, entry["step"], entry["rank"])
     elif s["codec"] in make_golden.codecs.ENCODERS:
         message = make_golden.codecs.encode(x, s["codec"], s["block"], entry["seed"], entry["step"], entry["rank"])
+    elif s["codec"] == "topk":
+        message = reference.encode_topk(x, s["ratio"], s["k"], entry["step"], entry["rank"])
     else:
         message = reference.encode(x, s["bits"], s["block"], s["levels"], s["rounding"], entry["seed"], entry["step"],
                                    entry["rank"])

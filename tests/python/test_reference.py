@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 import re
 import struct
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-_path = ROOT / "torch_smoothquant" / "reference.py"
-_spec = importlib.util.spec_from_file_location("torch_smoothquant_reference", _path)
-assert _spec is not None and _spec.loader is not None
-reference = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = reference  # dataclasses look their module up
-_spec.loader.exec_module(reference)
+_package = ModuleType("torch_smoothquant_reference")  # the folder as a package: not the extension
+_package.__path__ = [str(ROOT / "torch_smoothquant")]
+sys.modules[_package.__name__] = _package
+reference = importlib.import_module(f"{_package.__name__}.reference")
 
 NUMELS = (0, 1, 31, 33, 255, 256, 257, 4095, 4097)
 BLOCKS = (32, 64, 256, 1024, 4096)

@@ -23,7 +23,8 @@ ARROWS = {
 }
 MAY_USE_TORCH = {"bindings", "ops"}  # whole rooms; besides these, by file:
 TORCH_FILES = {"common/torch_dtype.h", *(f"{stem}.{end}" for stem in ("hook/comm_hook", "exchange/process_group") for end in ("h", "cpp"))}
-PYTHON_ARROWS = {"spec": {"_C"}, "endpoint": {"_C", "spec"}, "hook": {"_C", "spec"}, "reference": set(), "reference_codecs": {"reference"},
+PYTHON_ARROWS = {"spec": {"_C"}, "endpoint": {"_C", "spec"}, "hook": {"_C", "spec"}, "reference": {"reference_sparse"},
+                 "reference_sparse": set(), "reference_codecs": {"reference"},
                  "_build": set()}
 
 SOURCES = sorted(str(p.relative_to(CSRC)) for p in CSRC.rglob("*") if p.suffix in {".h", ".cpp", ".cc", ".cu", ".hpp"})

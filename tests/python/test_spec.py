@@ -152,7 +152,7 @@ def test_frozen_equal_hashable_copyable():
 
 
 def sample(cls: type[tsq.Spec]) -> tsq.Spec:
-    return cls(tsq.Quantizer(3)) if issubclass(cls, tsq.Mechanism) else cls()
+    return cls(tsq.Quantizer(3)) if issubclass(cls, tsq.Mechanism) else cls(k=3) if cls is tsq.TopK else cls()
 
 
 def refusal(text: str) -> str:
@@ -174,6 +174,8 @@ def test_fields_are_the_arguments_of_the_parser(cls):
         rest = ", ".join(f"{f.name}={v}" for i, (f, v) in enumerate(zip(fields, values, strict=True)) if i != skipped)
         if field.default is dataclasses.MISSING:
             assert field.name in refusal(f"{cls.__name__}({rest})")
+        elif cls is tsq.TopK and field.name == "k":  # one of the two is required
+            assert "got none" in refusal(f"{cls.__name__}({rest})")
         else:
             assert _C.canonical(f"{cls.__name__}({rest})") == repr(dataclasses.replace(object_, **{field.name: field.default}))
 

@@ -1,0 +1,30 @@
+// The exact selection of the `target` largest magnitudes of one vector, in one sweep.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/topk.h"
+
+namespace tsq {
+
+/// What a selection works in and leaves: `count` entries in ascending order of their indices. S: float or double.
+template <class S>
+struct Selection {
+  std::vector<uint32_t> index;
+  std::vector<S> value;
+  size_t count = 0;
+  std::vector<uint64_t> keys;
+};
+
+/// Fills `selection` with the min(target, non-zeros) largest of what `form` makes of x and state (kernels/topk.h; for
+/// kResidual the state becomes e + x); of equal magnitudes those with the lowest indices. False if an element is not
+/// finite: then the state is as before (kResidual: to rounding) and the selection is void. S: of
+/// state_dtype(x.dtype). O(n).
+template <class S>
+bool select_largest(kernels::Form form, ConstView x, void* state, size_t target, Selection<S>& selection);
+
+extern template bool select_largest(kernels::Form, ConstView, void*, size_t, Selection<float>&);
+extern template bool select_largest(kernels::Form, ConstView, void*, size_t, Selection<double>&);
+
+}  // namespace tsq
