@@ -16,10 +16,11 @@ std::vector<ParameterSpec> model() {
           {5, "Identity()"},
           {1100, "ErrorFeedback(Quantizer(bits=4))"},
           {600, "Quantizer(bits=4)"},
-          {64, "ErrorFeedback(Quantizer(bits=3, levels='unbiased'))"}};
+          {64, "ErrorFeedback(Quantizer(bits=3, levels='unbiased'))"},
+          {1500, "ErrorFeedback(TopK(ratio=0.1))"}};  // payloads whose length depends on the data
 }
 
-const Buckets kBuckets = {{0, 1, 2, 3, 4}};
+const Buckets kBuckets = {{0, 1, 2, 3, 4, 5}};
 constexpr double kRounding = 8 * 0x1p-24;
 
 class AveragerFault : public testing::TestWithParam<ExchangeKind> {
@@ -73,7 +74,7 @@ TEST_P(AveragerFault, NaNInParametersWithoutStateReachesAllRanks) {
 }
 
 TEST_P(AveragerFault, FailedCollectiveLeavesStateAndBufferAsTheyWere) {
-  const uint64_t per_step = kind == ExchangeKind::kSharded ? 2 : 1;
+  const uint64_t per_step = kind == ExchangeKind::kSharded ? 4 : 2;  // lengths, then messages, each way
   for (uint64_t target = per_step; target < 2 * per_step; ++target) {  // one step is fine, then one fails
     Cluster cluster(3, DType::kFloat32, model(), {.exchange = kind},
                     [&](test::GroupPtr group, int rank) -> std::unique_ptr<Exchange> {

@@ -17,10 +17,12 @@ std::vector<ParameterSpec> model() {
           {5, "Identity()"},
           {2500, "ErrorFeedback(Quantizer(bits=4, block=512))", "ErrorFeedback(Quantizer(bits=3))"},
           {256, "ErrorFeedback(Quantizer(bits=1))"},
-          {1030, "ErrorFeedback(Quantizer(bits=3, levels='unbiased'))"}};
+          {1030, "ErrorFeedback(Quantizer(bits=3, levels='unbiased'))"},
+          {1500, "ErrorFeedback(TopK(ratio=0.1))"},  // payloads whose length depends on the data
+          {520, "ErrorFeedback(Sign())", "ErrorFeedback(Ternary())"}};
 }
 
-const Buckets kOneBucket = {{0, 1, 2, 3, 4}}, kSeveral = {{4, 3}, {1}, {2, 0}};
+const Buckets kOneBucket = {{0, 1, 2, 3, 4, 5, 6}}, kSeveral = {{4, 5, 3}, {1}, {2, 6, 0}};
 
 class AveragerState : public testing::TestWithParam<std::tuple<ExchangeKind, int>> {
  protected:

@@ -57,6 +57,21 @@ TEST_P(AveragerTest, AllRanksGetTheSameBitsInEveryStep) {
   }
 }
 
+TEST_P(AveragerTest, SparseMessagesAreTheMeanOfWhatWasSent) {
+  // Down: Identity, so that what arrives is the mean of the workers' messages.
+  Cluster cluster(world, dtype, {{4000, "TopK(k=7)", "Identity()"}, {300, "Identity()"}, {2, "TopK(k=1)"}}, config);
+  for (uint64_t step = 0; step < 3; ++step) {
+    const ByRank out = cluster.step({{2, 1, 0}}, step);
+    for (const auto& of_rank : out) ASSERT_EQ(of_rank, out[0]);
+    if (kind == ExchangeKind::kDense || world == 1) continue;
+    size_t sent = 0;
+    for (size_t i = 0; i < 4000; ++i) sent += out[0][0][i] != 0;
+    const size_t pieces = kind == ExchangeKind::kSharded ? static_cast<size_t>(world) : 1;
+    EXPECT_GE(sent, 7 * pieces);  // K is of a section: of each piece in the sharded exchange
+    EXPECT_LE(sent, 7 * pieces * static_cast<size_t>(world));
+  }
+}
+
 TEST_P(AveragerTest, MeanIsThatOfTheGradientsWithinTheCodecsError) {
   std::vector<ParameterSpec> model = mixed_model();
   for (ParameterSpec& p : model)
