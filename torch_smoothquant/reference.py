@@ -17,7 +17,7 @@ from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # the header's dtype is an index into this
 LEVELS = ("unbiased", "fit")  # the section's levels is an index into this
-RAW, QUANTIZER, SIGN, TERNARY = range(4)  # codecs
+RAW, QUANTIZER, SIGN, TERNARY, NATURAL = range(5)  # codecs
 NON_FINITE = 1  # flags: bit 0
 
 _MAGIC, _VERSION = b"TSQM", 1
@@ -78,11 +78,11 @@ def parse_message(message: Tensor | bytes) -> Message:
     table = bytes(data[_HEADER.size : begin].tolist())
     for i, (codec, flags, bits, levels, block, numel, size) in enumerate(_ENTRY.iter_unpack(table)):
         at = f"section {i}: "
-        _check(codec <= TERNARY, at + "codec", f"0 to {TERNARY}", codec)
+        _check(codec <= NATURAL, at + "codec", f"0 to {NATURAL}", codec)
         _check(flags & ~NON_FINITE == 0, at + "flags", "0 or 1", flags)
-        if codec == RAW:
+        if codec in (RAW, NATURAL):
             _check((bits, levels, block) == (0, 0, 0), at + "bits, levels, block", "0, 0, 0", (bits, levels, block))
-            expected = numel * DTYPES[dtype].itemsize
+            expected = numel * DTYPES[dtype].itemsize if codec == RAW else numel + 32 * -(-numel // 256)
         else:
             _check(levels < (1 if codec in _BITS else len(LEVELS)), at + "levels", "a legal one", levels)
             _check(bits == _BITS.get(codec, bits), at + "bits", _BITS.get(codec), bits)
@@ -122,6 +122,8 @@ def decode_section(section: Section, dtype: torch.dtype) -> Tensor:
         return torch.full((section.numel,), float("nan"))
     if section.codec == RAW:
         return section.payload.clone().view(dtype)  # a copy: nothing in a message is aligned
+    if section.codec == NATURAL:
+        return natural_values(section.payload, section.numel)
     return dequantize(section.payload, section.numel, section.bits, section.block, LEVELS[section.levels])
 
 
@@ -248,6 +250,19 @@ def dequantize(payload: Tensor, numel: int, bits: int, block: int, levels: str) 
     centred = codes - _top(bits) if bits > 1 else 2 * codes - 1
     steps = torch.where(sign, 2 * codes + 1 - 2**bits, centred)
     return (steps.to(torch.float32) * factor).masked_fill(empty, 0)
+
+
+def natural_values(payload: Tensor, numel: int) -> Tensor:
+    """Values of a payload of codec 4: float32 [numel]. ValueError if the payload is one that a reader rejects."""
+    parts = torch.split(payload.to(torch.int64), 288) if numel else ()  # one a tile: exponents, then a byte of signs per lane
+    exponents = torch.cat([torch.empty(0, dtype=torch.int64), *(p[:-32] for p in parts)])
+    words = torch.cat([torch.empty(0, dtype=torch.int64), *(p[-32:] for p in parts)]).view(-1, 1, 32)
+    signs = (words >> torch.arange(8).view(8, 1) & 1).flatten()
+    _check(not bool(signs[numel:].any()), "bits that belong to no element", "0", "a set bit")
+    signs = signs[:numel]
+    _check(bool((exponents < 255).all()), "exponent", "at most 254", 255)
+    _check(not bool(signs[exponents == 0].any()), "sign of a zero", "0", 1)
+    return (exponents << 23).to(torch.int32).view(torch.float32) * (1 - 2 * signs)
 
 
 # Note [Full groups]: a short group is a full one with bytes left out: the scales of absent blocks, absent tiles, and

@@ -4,6 +4,7 @@
 
 #include "common/error.h"
 #include "compressors/identity.h"
+#include "compressors/natural.h"
 #include "compressors/quantizer.h"
 #include "compressors/sign.h"
 #include "compressors/ternary.h"
@@ -12,9 +13,10 @@ namespace tsq {
 
 namespace {
 
-CompressorPtr make_identity(std::string_view text, const Value& call) {
+template <class Codec>
+CompressorPtr make_plain(std::string_view text, const Value& call) {
   Arguments(text, call, {}).finish();
-  return std::make_shared<Identity>();
+  return std::make_shared<Codec>();
 }
 
 CompressorPtr make_quantizer(std::string_view text, const Value& call) {
@@ -50,10 +52,8 @@ using Factory = CompressorPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
   static const std::map<std::string, Factory, std::less<>> table = {
-      {"Identity", make_identity},
-      {"Quantizer", make_quantizer},
-      {"Sign", make_with_block<Sign>},
-      {"Ternary", make_with_block<Ternary>},
+      {"Identity", make_plain<Identity>}, {"Natural", make_plain<Natural>},      {"Quantizer", make_quantizer},
+      {"Sign", make_with_block<Sign>},    {"Ternary", make_with_block<Ternary>},
   };
   return table;
 }
@@ -83,6 +83,8 @@ CompressorPtr decoder_for(const wire::Format& format) {
       return std::make_shared<Identity>();
     case wire::Codec::kSign:
       return std::make_shared<Sign>(format.block);
+    case wire::Codec::kNatural:
+      return std::make_shared<Natural>();
     case wire::Codec::kTernary:
       return std::make_shared<Ternary>(format.block);
     case wire::Codec::kQuantizer:

@@ -44,6 +44,7 @@ constexpr Fields kFields[] = {
     {1, 8, 1, true},   // Codec::kQuantizer
     {1, 1, 0, true},   // Codec::kSign
     {2, 2, 0, true},   // Codec::kTernary
+    {0, 0, 0, false},  // Codec::kNatural
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
 
