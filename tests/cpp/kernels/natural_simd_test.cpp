@@ -3,6 +3,7 @@
 
 #include "kernels/natural.h"
 #include "kernels/payload.h"
+#include "kernels/scalar.h"
 
 namespace tsq::kernels {
 namespace {
@@ -87,6 +88,23 @@ TEST(NaturalSimd, EqualsOracleOnEdges) {
       EXPECT_EQ(out, expected) << edge;
       EXPECT_EQ(std::memcmp(state.data(), expected_state.data(), 2048), 0) << edge;
     }
+  }
+}
+
+// Whether the addition carries, to the last bit: mantissas one below and at what the element's dither lets pass.
+TEST(NaturalSimd, RoundsUpExactlyWhereTheDocumentSays) {
+  constexpr size_t kCount = 256;
+  for (const uint32_t more : {0u, 1u}) {
+    std::vector<float> x(kCount);
+    for (size_t i = 0; i < kCount; ++i) {
+      const uint32_t r = scalar::dither_bits(kKey, i);
+      x[i] = std::bit_cast<float>(0x3F800000u + ((65535u - r) << 7) + 63u + more);
+    }
+    std::vector<uint8_t> oracle(natural_bytes(kCount)), out(oracle.size());
+    const ConstView view{x.data(), DType::kFloat32, kCount};
+    scalar::encode_natural(Form::kPlain, view, nullptr, kKey, 0, oracle.data());
+    encode_natural(Form::kPlain, view, nullptr, kKey, 0, out.data());
+    for (size_t i = 0; i < kCount; ++i) EXPECT_TRUE(oracle[i] == 127 + more && out[i] == 127 + more) << i;
   }
 }
 
