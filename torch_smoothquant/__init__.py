@@ -34,6 +34,7 @@ from .spec import (  # noqa: E402
     ErrorFeedback,
     Identity,
     Mechanism,
+    Natural,
     Quantizer,
     Sign,
     Spec,
@@ -44,6 +45,6 @@ from .spec import (  # noqa: E402
 )
 
 __all__ = [
-    "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Quantizer", "Receiver", "Sender", "Sign", "Spec",
+    "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "Quantizer", "Receiver", "Sender", "Sign", "Spec",
     "SpecError", "Ternary", "TopK", "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
 ]

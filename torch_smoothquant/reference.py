@@ -19,7 +19,7 @@ from . import reference_sparse
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # the header's dtype is an index into this
 LEVELS = ("unbiased", "fit")  # the section's levels is an index into this
-RAW, QUANTIZER, SIGN, TERNARY, TOPK = 0, 1, 2, 3, 6  # codecs
+RAW, QUANTIZER, SIGN, TERNARY, NATURAL, TOPK = 0, 1, 2, 3, 4, 6  # codecs
 NON_FINITE = 1  # flags: bit 0
 
 _MAGIC, _VERSION = b"TSQM", 1
@@ -80,13 +80,15 @@ def parse_message(message: Tensor | bytes) -> Message:
     table = bytes(data[_HEADER.size : begin].tolist())
     for i, (codec, flags, bits, levels, block, numel, size) in enumerate(_ENTRY.iter_unpack(table)):
         at = f"section {i}: "
-        _check(codec in (RAW, QUANTIZER, SIGN, TERNARY, TOPK), at + "codec", "0 to 3 or 6", codec)
+        _check(codec in (RAW, QUANTIZER, SIGN, TERNARY, NATURAL, TOPK), at + "codec", "0 to 4 or 6", codec)
         _check(flags & ~NON_FINITE == 0, at + "flags", "0 or 1", flags)
         expected = size
-        if codec in (RAW, TOPK):
+        if codec in (RAW, NATURAL, TOPK):
             _check((bits, levels, block) == (0, 0, 0), at + "bits, levels, block", "0, 0, 0", (bits, levels, block))
         if codec == RAW:
             expected = numel * DTYPES[dtype].itemsize
+        elif codec == NATURAL:
+            expected = numel + 32 * -(-numel // 256)
         elif codec == TOPK:  # the rest of its length is in the payload
             _check(size >= 2 * -(-numel // reference_sparse.SEGMENT), at + "bytes", "an index head per segment", size)
         else:
@@ -130,6 +132,8 @@ def decode_section(section: Section, dtype: torch.dtype) -> Tensor:
         return section.payload.clone().view(dtype)  # a copy: nothing in a message is aligned
     if section.codec == TOPK:
         return reference_sparse.topk_decode(section.payload, section.numel, dtype)
+    if section.codec == NATURAL:
+        return natural_values(section.payload, section.numel)
     return dequantize(section.payload, section.numel, section.bits, section.block, LEVELS[section.levels])
 
 
@@ -264,6 +268,19 @@ def dequantize(payload: Tensor, numel: int, bits: int, block: int, levels: str) 
     centred = codes - _top(bits) if bits > 1 else 2 * codes - 1
     steps = torch.where(sign, 2 * codes + 1 - 2**bits, centred)
     return (steps.to(torch.float32) * factor).masked_fill(empty, 0)
+
+
+def natural_values(payload: Tensor, numel: int) -> Tensor:
+    """Values of a payload of codec 4: float32 [numel]. ValueError if the payload is one that a reader rejects."""
+    parts = torch.split(payload.to(torch.int64), 288) if numel else ()  # one a tile: exponents, then a byte of signs per lane
+    exponents = torch.cat([torch.empty(0, dtype=torch.int64), *(p[:-32] for p in parts)])
+    words = torch.cat([torch.empty(0, dtype=torch.int64), *(p[-32:] for p in parts)]).view(-1, 1, 32)
+    signs = (words >> torch.arange(8).view(8, 1) & 1).flatten()
+    _check(not bool(signs[numel:].any()), "bits that belong to no element", "0", "a set bit")
+    signs = signs[:numel]
+    _check(bool((exponents < 255).all()), "exponent", "at most 254", 255)
+    _check(not bool(signs[exponents == 0].any()), "sign of a zero", "0", 1)
+    return (exponents << 23).to(torch.int32).view(torch.float32) * (1 - 2 * signs)
 
 
 # Note [Full groups]: a short group is a full one with bytes left out: the scales of absent blocks, absent tiles, and

@@ -49,5 +49,21 @@ def _ternary(x: Tensor, block: int, seed: int, step: int, rank: int) -> tuple[Te
     return r.quantize(x, 2, block, "unbiased", None, seed, step, rank), bool(x.isfinite().all())
 
 
+def _natural(x: Tensor, _: int, seed: int, step: int, rank: int) -> tuple[Tensor, bool]:
+    """Payload of codec 4; and whether all magnitudes are below 2^127."""
+    numel, tiles = x.numel(), -(-x.numel() // 256)
+    magnitude = x.view(torch.int32).to(torch.int64) & r._ABS_BITS
+    if bool((magnitude >= 0x7F000000).any()):
+        return torch.zeros(numel + 32 * tiles, dtype=torch.uint8), False
+    dither = ((r._dither(numel, 0, r.philox_key(seed, step, rank, False, 0)) + 0.5) * 2**23).to(torch.int64)  # exact
+    codes = ((magnitude + dither) >> 23).masked_fill(magnitude < 0x00800000, 0)
+    signs = torch.cat(((x.signbit() & (codes > 0)).to(torch.int64), torch.zeros(-numel % 256, dtype=torch.int64)))
+    words = (signs.view(-1, 8, 32) << torch.arange(8).view(8, 1)).sum(1)
+    parts = [torch.empty(0, dtype=torch.int64)]
+    for code, word in zip(codes.split(256) if numel else (), words, strict=True):
+        parts += [code, word]
+    return torch.cat(parts).to(torch.uint8), True
+
+
 # the class's name in spec.py: the section's codec and bits, the encoder
-ENCODERS = {"Sign": (r.SIGN, 1, _sign), "Ternary": (r.TERNARY, 2, _ternary)}
+ENCODERS = {"Sign": (r.SIGN, 1, _sign), "Ternary": (r.TERNARY, 2, _ternary), "Natural": (r.NATURAL, 0, _natural)}

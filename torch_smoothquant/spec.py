@@ -60,6 +60,11 @@ class Identity(Compressor):
 
 
 @dataclass(frozen=True, repr=False)
+class Natural(Compressor):
+    """Each element to one of the two powers of two around it, unbiased; 9 bits per element, no scale."""
+
+
+@dataclass(frozen=True, repr=False)
 class Quantizer(Compressor):
     """Fixed-width codes with one fp32 scale per block; ``bits + 32 / block`` bits per element.
 
@@ -130,7 +135,9 @@ class ErrorFeedback(Mechanism):
     compressor: Compressor
 
 
-_CLASSES: dict[str, type[Spec]] = {c.__name__: c for c in (Identity, Quantizer, Sign, Ternary, TopK, Direct, ErrorFeedback)}
+_CLASSES: dict[str, type[Spec]] = {
+    c.__name__: c for c in (Identity, Natural, Quantizer, Sign, Ternary, TopK, Direct, ErrorFeedback)
+}
 
 
 def _build(value: Any) -> Any:

@@ -1,4 +1,4 @@
-// The block quantizer's kernels on one thread, as ratios to memcpy of the same bucket. memcpy and kernel run in turns,
+// The codecs' kernels on one thread, as ratios to memcpy of the same bucket. memcpy and kernel run in turns,
 // so that what the machine does besides hits both; the figure is the median of the ratios. Memory is touched first and
 // asks for huge pages, so that page faults are not measured. The last column is memcpy's own ns/element. Usage:
 // bench_kernels [substring of a case's name]
@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/natural.h"
 #include "kernels/quantizer.h"
 
 namespace tsq::kernels {
@@ -84,6 +85,7 @@ class Bench {
     encode("quantize 3 bits fit, residual", 3, Rounding::kFit, Form::kResidual);
     encode("quantize 4 bits fit, residual", 4, Rounding::kFit, Form::kResidual);
     decoding(target, filter);
+    natural(target, filter);
     force_simd_target(nullptr);
   }
 
@@ -112,6 +114,21 @@ class Bench {
     measure(target, name, [&] {
       quantize(params, form, {x_.get(), DType::kFloat32, kElements}, state, kKey, 0, payloads_[0].get());
     });
+  }
+
+  void natural(const char* target, const std::string& filter) {
+    const ConstView x{x_.get(), DType::kFloat32, kElements};
+    const View state{state_.get(), DType::kFloat32, kElements};
+    const auto take = [&](const std::string& name, const std::function<void()>& run) {
+      std::memset(state_.get(), 0, kElements * sizeof(float));
+      if (name.find(filter) != std::string::npos) measure(target, name, run);
+    };
+    uint8_t* const payload = payloads_[0].get();
+    encode_natural(Form::kPlain, x, nullptr, kKey, 0, payload);
+    take("Natural, plain", [&] { encode_natural(Form::kPlain, x, nullptr, kKey, 0, payload); });
+    take("Natural, residual", [&] { encode_natural(Form::kResidual, x, state.data, kKey, 0, payload); });
+    take("Natural, mean of 1 message", [&] { decode_natural_mean(&payload, 1, state); });
+    take("Natural, valid", [&] { benchmark::DoNotOptimize(valid_natural(payload, kElements)); });
   }
 
   // The kernel's bytes and state are the oracle's, on the first 64 Ki elements.

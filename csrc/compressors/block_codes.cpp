@@ -1,9 +1,7 @@
 #include "compressors/block_codes.h"
 
-#include <array>
-#include <vector>
-
 #include "common/error.h"
+#include "compressors/pointers.h"
 
 namespace tsq {
 
@@ -48,15 +46,8 @@ void BlockCodes::decode_add(Bytes in, DType, double scale, View acc) const {
 }
 
 void BlockCodes::decode_mean(std::span<const Bytes> in, View out) const {
-  std::array<const uint8_t*, 16> few{};  // most worlds need no allocation
-  std::vector<const uint8_t*> many;
-  const uint8_t** pointers = few.data();
-  if (in.size() > few.size()) {
-    many.resize(in.size());
-    pointers = many.data();
-  }
-  for (size_t i = 0; i < in.size(); ++i) pointers[i] = in[i].data();
-  kernels::dequantize_mean(params_, pointers, in.size(), out);
+  const Pointers pointers(in);
+  kernels::dequantize_mean(params_, pointers.data(), in.size(), out);
 }
 
 }  // namespace tsq

@@ -4,6 +4,7 @@
 
 #include "common/error.h"
 #include "compressors/identity.h"
+#include "compressors/natural.h"
 #include "compressors/quantizer.h"
 #include "compressors/sign.h"
 #include "compressors/ternary.h"
@@ -13,9 +14,10 @@ namespace tsq {
 
 namespace {
 
-CompressorPtr make_identity(std::string_view text, const Value& call) {
+template <class Codec>
+CompressorPtr make_plain(std::string_view text, const Value& call) {
   Arguments(text, call, {}).finish();
-  return std::make_shared<Identity>();
+  return std::make_shared<Codec>();
 }
 
 CompressorPtr make_quantizer(std::string_view text, const Value& call) {
@@ -64,8 +66,8 @@ using Factory = CompressorPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
   static const std::map<std::string, Factory, std::less<>> table = {
-      {"Identity", make_identity},           {"Quantizer", make_quantizer}, {"Sign", make_with_block<Sign>},
-      {"Ternary", make_with_block<Ternary>}, {"TopK", make_topk},
+      {"Identity", make_plain<Identity>}, {"Natural", make_plain<Natural>},      {"Quantizer", make_quantizer},
+      {"Sign", make_with_block<Sign>},    {"Ternary", make_with_block<Ternary>}, {"TopK", make_topk},
   };
   return table;
 }
@@ -95,6 +97,8 @@ CompressorPtr decoder_for(const wire::Format& format) {
       return std::make_shared<Identity>();
     case wire::Codec::kSign:
       return std::make_shared<Sign>(format.block);
+    case wire::Codec::kNatural:
+      return std::make_shared<Natural>();
     case wire::Codec::kTernary:
       return std::make_shared<Ternary>(format.block);
     case wire::Codec::kTopK:

@@ -6,42 +6,14 @@
 #include <cstring>
 #include <type_traits>
 
-#include "common/half.h"
 #include "kernels/cpu/block.h"
 #include "kernels/quantizer.h"
+#include "kernels/scalar.h"
 
 namespace tsq::kernels::scalar {
 namespace {
 
-float widen(float v) { return v; }
-double widen(double v) { return v; }
-float widen(Half v) { return to_float(v); }
-float widen(BFloat16 v) { return to_float(v); }
-
-void narrow(float v, float* out) { *out = v; }
-void narrow(double v, double* out) { *out = v; }
-void narrow(float v, Half* out) { *out = to_half(v); }
-void narrow(float v, BFloat16* out) { *out = to_bfloat16(v); }
-
-uint32_t magnitude_bits(float v) { return std::bit_cast<uint32_t>(v) & ~kSignBit; }
-
 float round_half_even(float v) { return (v + kRounder) - kRounder; }
-
-// Calls visit(pointer to the element type) for the type that `dtype` names.
-template <class ViewType, class Visit>
-auto with_type(const ViewType& view, Visit visit) {
-  switch (view.dtype) {
-    case DType::kFloat64:
-      return visit(view.template as<double>());
-    case DType::kFloat16:
-      return visit(view.template as<Half>());
-    case DType::kBFloat16:
-      return visit(view.template as<BFloat16>());
-    case DType::kFloat32:
-      break;
-  }
-  return visit(view.template as<float>());
-}
 
 // Sums term(j) for j < count in the document's order: 32 lanes, then a tree.
 template <class Term>
@@ -56,12 +28,7 @@ float lane_sum(size_t count, Term term) {
 
 // u_i of the parameter's element `index`: 16 bits of Philox, centred.
 float dither(PhiloxKey key, uint64_t index) {
-  const uint64_t in_tile = index % kTile;
-  const uint64_t counter = index / kTile * kLanes + in_tile % kLanes;
-  const uint64_t row = in_tile / kLanes;
-  const auto words = philox4x32({static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0}, key);
-  const uint32_t half = words[row / 2] >> (16 * (row % 2)) & 0xFFFFu;
-  return std::bit_cast<float>(0x3F800040u | half << 7) - 1.5f;
+  return std::bit_cast<float>(0x3F800040u | dither_bits(key, index) << 7) - 1.5f;
 }
 
 int clip(float v, int low, int high) { return static_cast<int>(std::min(std::max(v, float(low)), float(high))); }

@@ -43,11 +43,12 @@ struct Fields {
 constexpr Fields kReserved{0, 0, 0, false, false};
 
 constexpr Fields kFields[] = {
-    {0, 0, 0, false},                               // Codec::kRaw
-    {1, 8, 1, true},                                // Codec::kQuantizer
-    {1, 1, 0, true},                                // Codec::kSign
-    {2, 2, 0, true},                                // Codec::kTernary
-    kReserved,        kReserved, {0, 0, 0, false},  // Codec::kTopK
+    {0, 0, 0, false},                    // Codec::kRaw
+    {1, 8, 1, true},                     // Codec::kQuantizer
+    {1, 1, 0, true},                     // Codec::kSign
+    {2, 2, 0, true},                     // Codec::kTernary
+    {0, 0, 0, false},                    // Codec::kNatural
+    kReserved,        {0, 0, 0, false},  // Codec::kTopK
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
 

@@ -15,7 +15,7 @@ constexpr size_t kSectionBytes = 24;
 constexpr uint16_t kVersion = 1;
 
 enum class Kind : uint8_t { kWorker = 0, kAverage = 1 };
-enum class Codec : uint8_t { kRaw = 0, kQuantizer = 1, kSign = 2, kTernary = 3, kTopK = 6 };
+enum class Codec : uint8_t { kRaw = 0, kQuantizer = 1, kSign = 2, kTernary = 3, kNatural = 4, kTopK = 6 };
 enum class Levels : uint8_t { kUnbiased = 0, kFit = 1 };
 
 struct Header {

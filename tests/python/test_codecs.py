@@ -9,7 +9,7 @@ import torch_smoothquant as tsq
 from torch_smoothquant import reference, reference_codecs
 
 NUMELS = (0, 1, 31, 32, 33, 255, 256, 257, 4097)
-SPECS = [tsq.Sign(), tsq.Sign(32), tsq.Sign(1024), tsq.Ternary(), tsq.Ternary(32), tsq.Ternary(1024)]
+SPECS = [tsq.Sign(), tsq.Sign(32), tsq.Sign(1024), tsq.Ternary(), tsq.Ternary(32), tsq.Ternary(1024), tsq.Natural()]
 
 
 def gaussian(numel: int, seed: int, dtype: torch.dtype) -> torch.Tensor:
@@ -84,3 +84,16 @@ def test_ternary_sends_zero_or_the_maximum_and_has_its_class():
     assert set(sent.flatten().tolist()) == {0.0, 4.0, -4.0}
     torch.testing.assert_close(sent.mean(0), x, rtol=0, atol=0.15)
     assert tsq.Ternary().omega(1000) == 7.5 and tsq.Ternary().alpha(1000) == pytest.approx(1 / 8.5)
+
+
+def test_natural_sends_the_powers_of_two_around_and_has_its_class():
+    x = torch.tensor([1.0, -3.0, 0.0, 2.0**-127, 5.0, -(2.0**-126)])
+    sent = torch.stack([tsq.decode(tsq.encode(tsq.Natural(), x, step=s)) for s in range(2000)])
+    assert [set(column.tolist()) for column in sent.T] == [{1.0}, {-2.0, -4.0}, {0.0}, {0.0}, {4.0, 8.0}, {-(2.0**-126)}]
+    torch.testing.assert_close(sent.mean(0), x, rtol=0.03, atol=1e-30)
+    assert tsq.Natural().omega(1000) == 1 / 8 and tsq.Natural().alpha(1000) == 7 / 8
+
+
+def test_natural_marks_what_reaches_2_to_the_127():
+    for value, marked in ((2.0**127, True), (-(2.0**127), True), (2.0**127 * (1 - 2.0**-24), False)):
+        assert bool(tsq.decode(tsq.encode(tsq.Natural(), torch.tensor([1.0, value]))).isnan().any()) == marked

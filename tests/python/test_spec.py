@@ -18,7 +18,7 @@ LEGAL_CHOICES = [(levels, rounding) for levels in (None, "unbiased", "fit") for 
                  if (levels, rounding) != ("fit", "stochastic")]
 QUANTIZERS = [tsq.Quantizer(bits, block, levels, rounding)
               for bits, block, (levels, rounding) in itertools.product((1, 2, 4, 8), (32, 256, 4096), LEGAL_CHOICES)]
-COMPRESSORS = [tsq.Identity(), *QUANTIZERS, *map(tsq.Sign, (32, 256, 4096)), *map(tsq.Ternary, (32, 256, 4096))]
+COMPRESSORS = [tsq.Identity(), tsq.Natural(), *QUANTIZERS, *map(tsq.Sign, (32, 256, 4096)), *map(tsq.Ternary, (32, 256, 4096))]
 SPECS = [*COMPRESSORS, *map(tsq.Direct, COMPRESSORS), *map(tsq.ErrorFeedback, COMPRESSORS)]
 
 

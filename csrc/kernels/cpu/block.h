@@ -22,6 +22,8 @@ constexpr uint32_t kTinyBits = 0x04800000u;  ///< 2^-118: blocks whose largest m
 constexpr uint32_t kHugeBits = 0x7B800000u;  ///< 2^120: from here on `fit` keeps to unit scales
 constexpr uint32_t kInfBits = 0x7F800000u;
 inline constexpr uint32_t kExtraordinaryBits = 0x6F800000u;  // 2^96
+constexpr uint32_t kNaturalMinBits = 0x00800000u;            // 2^-126: natural compression sends 0 for what is below
+constexpr uint32_t kNaturalLimitBits = 0x7F000000u;          // 2^127: and does not send what reaches this
 constexpr float kMidRiseSteps[9] = {0.0f, 1.596f, 0.9957f, 0.586f, 0.3352f, 0.1881f, 0.1041f, 0.0569f, 0.0308f};
 
 /// s = 2^(bits-1) - 1, the largest level of the zero-centred grid.

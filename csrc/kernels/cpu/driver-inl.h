@@ -10,8 +10,8 @@
 #include <bit>
 #include <type_traits>
 
-#include "common/half.h"
 #include "hwy/highway.h"
+#include "kernels/cpu/convert-inl.h"
 #include "kernels/cpu/decode-inl.h"
 #include "kernels/cpu/encode-inl.h"
 #include "kernels/cpu/scan-inl.h"
@@ -22,79 +22,10 @@ HWY_BEFORE_NAMESPACE();
 namespace tsq::kernels {
 namespace HWY_NAMESPACE {
 
-// ---- Conversions of one group through L1 ----------------------------------------------------------------------------
-
-template <class T>
-void Widen(const T* HWY_RESTRICT in, size_t n, float* HWY_RESTRICT out) {
-  for (size_t i = 0; i < n; ++i) out[i] = to_float(in[i]);
-}
-
-inline void Narrow(const float* HWY_RESTRICT in, size_t n, Half* HWY_RESTRICT out) {
-  for (size_t i = 0; i < n; ++i) out[i] = to_half(in[i]);
-}
-inline void Narrow(const float* HWY_RESTRICT in, size_t n, BFloat16* HWY_RESTRICT out) {
-  for (size_t i = 0; i < n; ++i) out[i] = to_bfloat16(in[i]);
-}
-
-// out = the quantity to compress, in double, rounded to float32.
-inline void RoundQuantity(Form form, const double* HWY_RESTRICT x, const double* HWY_RESTRICT state, size_t n,
-                          float* HWY_RESTRICT out) {
-  if (form == Form::kPlain) {
-    for (size_t i = 0; i < n; ++i) out[i] = static_cast<float>(x[i]);
-  } else if (form == Form::kResidual) {
-    for (size_t i = 0; i < n; ++i) out[i] = static_cast<float>(state[i] + x[i]);
-  } else {
-    for (size_t i = 0; i < n; ++i) out[i] = static_cast<float>(x[i] - state[i]);
-  }
-}
-
-inline void UpdateState(Form form, const double* HWY_RESTRICT x, const float* HWY_RESTRICT values, size_t n,
-                        double* HWY_RESTRICT state) {
-  if (form == Form::kResidual) {
-    for (size_t i = 0; i < n; ++i) state[i] = (state[i] + x[i]) - static_cast<double>(values[i]);
-  } else {
-    for (size_t i = 0; i < n; ++i) state[i] += static_cast<double>(values[i]);
-  }
-}
-
 // ---- quantize -------------------------------------------------------------------------------------------------------
-
-// One full group of any element type at x[begin]; false (and nothing done) if it holds a quantity that EncodeGroup
-// leaves alone.
-HWY_INLINE bool QuantizeGroup(const EncodeJob& job, EncodeGroupFunction encode, ConstView x, void* state, size_t begin,
-                              uint64_t offset, uint8_t* out) {
-  HWY_ALIGN float scratch[kMaxBlock];
-  const size_t group = job.params.group();
-  float* const float_state = job.form == Form::kPlain ? nullptr : static_cast<float*>(state) + begin;
-  switch (x.dtype) {
-    case DType::kFloat32:
-      return encode(job, x.as<float>() + begin, float_state, offset, out);
-    case DType::kFloat16:
-      Widen(x.as<Half>() + begin, group, scratch);
-      return encode(job, scratch, float_state, offset, out);
-    case DType::kBFloat16:
-      Widen(x.as<BFloat16>() + begin, group, scratch);
-      return encode(job, scratch, float_state, offset, out);
-    case DType::kFloat64:
-      break;
-  }
-  const double* elements = x.as<double>() + begin;
-  double* const double_state = job.form == Form::kPlain ? nullptr : static_cast<double*>(state) + begin;
-  RoundQuantity(job.form, elements, double_state, group, scratch);
-  if (job.form == Form::kPlain) return encode(job, scratch, nullptr, offset, out);
-  // A shifted state of -0 turns into the decoded values themselves: -0 + v is v, and v - (-0) is v.
-  HWY_ALIGN float values[kMaxBlock];
-  std::fill_n(values, group, -0.0f);
-  EncodeJob values_job = job;
-  values_job.form = Form::kShifted;
-  if (!encode(values_job, scratch, values, offset, out)) return false;
-  UpdateState(job.form, elements, values, group, double_state);
-  return true;
-}
 
 bool Quantize(const QuantizerParams& params, Form form, ConstView x, void* state, PhiloxKey key, uint64_t offset,
               uint8_t* out) {
-  const EncodeJob job{params, form, key};
   const EncodeGroupFunction encode = params.bits == 4 ? ChooseEncodeGroup<4>(params.rounding, params.bits)
                                                       : ChooseEncodeGroup<0>(params.rounding, params.bits);
   const auto state_at = [&](size_t i) {
@@ -104,7 +35,10 @@ bool Quantize(const QuantizerParams& params, Form form, ConstView x, void* state
   bool finite = true;
   size_t i = 0;
   for (; x.numel - i >= group; i += group, out += group_bytes) {
-    if (QuantizeGroup(job, encode, x, state, i, offset + i, out)) continue;
+    const bool done = EncodeAnyType(form, x, state, i, group, [&](Form as, const float* values, float* changed) {
+      return encode({params, as, key}, values, changed, offset + i, out);
+    });
+    if (done) continue;
     finite = scalar::quantize(params, form, x.slice(i, group), state_at(i), key, offset + i, out) && finite;
   }
   if (i == x.numel) return finite;

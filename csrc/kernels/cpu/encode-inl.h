@@ -154,9 +154,6 @@ HWY_INLINE uint32_t QuadBase(const TileParams& tile, int bits, size_t row, int r
   return sum;
 }
 
-// Vectors of Philox to run side by side: as many as the registers take.
-constexpr size_t PhiloxVectors() { return HWY_MAX_BYTES == 64 ? 2 : 1; }
-
 // Codes 256 quantities, packs them and updates the state. kUniform: the tile lies in one block, all rows use entry 0 of
 // `tile`. `counter`: Philox counter of lane 0. `row_shift`: log2(rows per block), not used if kUniform.
 template <Map kMap, bool kDither, bool kUniform, int kBits>

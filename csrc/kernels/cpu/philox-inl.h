@@ -46,6 +46,9 @@ struct LaneProducts {
 };
 inline constexpr LaneProducts kLaneProducts{};
 
+// Vectors of Philox to run side by side: as many as the registers take.
+constexpr size_t PhiloxVectors() { return HWY_MAX_BYTES == 64 ? 2 : 1; }
+
 // The output words for counters counter + lane, counter + lane + 1, ..., kVectors vectors of them. `counter` is a
 // multiple of 32 and lane < 32, so that the low 32 bits do not carry. All vectors advance together: a single one would
 // wait for its multiplications.
