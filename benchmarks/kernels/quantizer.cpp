@@ -1,7 +1,7 @@
-// The block quantizer's kernels on one thread, as ratios to memcpy of the same bucket. memcpy and kernel run in turns,
-// so that what the machine does besides hits both; the figure is the median of the ratios. Memory is touched first and
-// asks for huge pages, so that page faults are not measured. The last column is memcpy's own ns/element. Usage:
-// bench_kernels [substring of a case's name]
+// The block quantizer's kernels, and top-k, on one thread, as ratios to memcpy of the same bucket. memcpy and kernel
+// run in turns, so that what the machine does besides hits both; the figure is the median of the ratios. Memory is
+// touched first and asks for huge pages, so that page faults are not measured. The last column is memcpy's own
+// ns/element. Usage: bench_kernels [substring of a case's name]
 #include <benchmark/benchmark.h>
 #include <sys/mman.h>
 
@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "compressors/topk.h"
 #include "kernels/quantizer.h"
 
 namespace tsq::kernels {
@@ -83,6 +84,7 @@ class Bench {
     encode("quantize 3 bits fit, residual", 3, Rounding::kFit, Form::kResidual);
     encode("quantize 4 bits fit, residual", 4, Rounding::kFit, Form::kResidual);
     decoding(target, filter);
+    for (const double ratio : {0.001, 0.01, 0.1}) sparse(target, filter, ratio);
     force_simd_target(nullptr);
   }
 
@@ -150,6 +152,26 @@ class Bench {
     });
     take("valid_payload 4 bits", [&] { benchmark::DoNotOptimize(valid_payload(params, messages[0], kElements)); });
     take("all_finite", [&] { benchmark::DoNotOptimize(all_finite({x_.get(), DType::kFloat32, kElements})); });
+  }
+
+  // The whole compressor: selection, index coding, state.
+  void sparse(const char* target, const std::string& filter, double ratio) {
+    const TopK c({.ratio = ratio, .k = {}});
+    const size_t room = c.max_bytes(kElements, DType::kFloat32);
+    const View x{x_.get(), DType::kFloat32, kElements}, state{state_.get(), DType::kFloat32, kElements};
+    size_t bytes = 0;
+    const auto take = [&](const char* what, const std::function<void()>& run) {
+      char name[64];
+      std::snprintf(name, sizeof name, "top-k %.1f %%, %s", 100 * ratio, what);
+      if (std::string(name).find(filter) != std::string::npos) measure(target, name, run);
+    };
+    std::memset(state_.get(), 0, kElements * sizeof(float));
+    take("plain", [&] { bytes = c.encode(x, {}, {payloads_[0].get(), room}).bytes; });
+    take("residual", [&] { bytes = c.encode_residual(x, state, {}, {payloads_[0].get(), room}).bytes; });
+    bytes = c.encode(x, {}, {payloads_[0].get(), room}).bytes;
+    const Bytes payload(payloads_[0].get(), bytes);
+    take("validate", [&] { c.validate(payload, kElements, DType::kFloat32); });
+    take("decode_mean of 1", [&] { c.decode_mean({&payload, 1}, state); });
   }
 
   Array<float> x_ = allocate<float>(kElements), state_ = allocate<float>(kElements), copy_ = allocate<float>(kElements);
