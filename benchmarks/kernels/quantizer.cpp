@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "compressors/topk.h"
 #include "kernels/natural.h"
 #include "kernels/quantizer.h"
 
@@ -86,6 +87,7 @@ class Bench {
     encode("quantize 4 bits fit, residual", 4, Rounding::kFit, Form::kResidual);
     decoding(target, filter);
     natural(target, filter);
+    for (const double ratio : {0.001, 0.01, 0.1}) sparse(target, filter, ratio);
     force_simd_target(nullptr);
   }
 
@@ -172,6 +174,26 @@ class Bench {
       for (size_t i = 0; i < kElements; ++i) state_[i] += x_[i];
     });
     take("all_finite", [&] { benchmark::DoNotOptimize(all_finite({x_.get(), DType::kFloat32, kElements})); });
+  }
+
+  // The whole compressor: selection, index coding, state.
+  void sparse(const char* target, const std::string& filter, double ratio) {
+    const TopK c({.ratio = ratio, .k = {}});
+    const size_t room = c.max_bytes(kElements, DType::kFloat32);
+    const View x{x_.get(), DType::kFloat32, kElements}, state{state_.get(), DType::kFloat32, kElements};
+    size_t bytes = 0;
+    const auto take = [&](const char* what, const std::function<void()>& run) {
+      char name[64];
+      std::snprintf(name, sizeof name, "top-k %.1f %%, %s", 100 * ratio, what);
+      if (std::string(name).find(filter) != std::string::npos) measure(target, name, run);
+    };
+    std::memset(state_.get(), 0, kElements * sizeof(float));
+    take("plain", [&] { bytes = c.encode(x, {}, {payloads_[0].get(), room}).bytes; });
+    take("residual", [&] { bytes = c.encode_residual(x, state, {}, {payloads_[0].get(), room}).bytes; });
+    bytes = c.encode(x, {}, {payloads_[0].get(), room}).bytes;
+    const Bytes payload(payloads_[0].get(), bytes);
+    take("validate", [&] { c.validate(payload, kElements, DType::kFloat32); });
+    take("decode_mean of 1", [&] { c.decode_mean({&payload, 1}, state); });
   }
 
   Array<float> x_ = allocate<float>(kElements), state_ = allocate<float>(kElements), copy_ = allocate<float>(kElements);

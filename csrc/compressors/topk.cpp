@@ -149,7 +149,8 @@ void TopK::decode_mean(std::span<const Bytes> in, View out) const {
     using E = decltype(element);
     using S = typename E::State;
     uint16_t positions[wire::kSegment];
-    std::vector<S> sums(std::min(out.numel, wire::kSegment));
+    constexpr bool kExact = std::is_same_v<E, Element<DType::kFloat32>> || std::is_same_v<E, Element<DType::kFloat64>>;
+    std::vector<S> sums(kExact ? 0 : std::min(out.numel, wire::kSegment));  // of one segment; else in `out` itself
     std::vector<wire::IndexReader> readers;
     std::vector<const uint8_t*> values;
     for (const Bytes& payload : in) {
@@ -159,13 +160,17 @@ void TopK::decode_mean(std::span<const Bytes> in, View out) const {
     const S count = static_cast<S>(in.size());
     for (size_t begin = 0; begin < out.numel; begin += wire::kSegment) {
       const size_t length = std::min(wire::kSegment, out.numel - begin);
-      std::fill(sums.begin(), sums.end(), S{0});
+      S* const sum = kExact ? out.as<S>() + begin : sums.data();
+      std::fill_n(sum, length, S{0});
       for (size_t m = 0; m < in.size(); ++m) {
         const size_t entries = readers[m].next(positions);
-        for (size_t i = 0; i < entries; ++i) sums[positions[i]] += E::load(values[m], i);
+        for (size_t i = 0; i < entries; ++i) sum[positions[i]] += E::load(values[m], i);
         values[m] += entries * size_of(out.dtype);
       }
-      for (size_t i = 0; i < length; ++i) E::store(out.data, begin + i, in.size() == 1 ? sums[i] : sums[i] / count);
+      if (in.size() > 1)
+        for (size_t i = 0; i < length; ++i) sum[i] /= count;
+      if constexpr (!kExact)
+        for (size_t i = 0; i < length; ++i) E::store(out.data, begin + i, sum[i]);
     }
   });
 }

@@ -1,9 +1,10 @@
 #include "compressors/topk_select.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <cmath>
 #include <functional>
-#include <type_traits>
 
 #include "common/convert.h"
 
@@ -11,32 +12,54 @@ namespace tsq {
 
 namespace {
 
-constexpr size_t kChunk = 4096;  // elements between two looks at the number of candidates
+constexpr size_t kChunk = 4096;         // elements between two looks at the number of candidates
+constexpr size_t kMinSampled = 65536;   // shorter vectors start with every non-zero as a candidate
+constexpr size_t kPiece = 16;           // a sample is made of pieces of this many neighbours: one cache line
+constexpr size_t kSampledLarge = 512;   // of the `target` largest, about this many are to be in the sample
+constexpr size_t kMaxSampledPart = 64;  // never more than this part of the elements
 
 template <class S>
-uint64_t key_of(S value) {
-  using Key = std::conditional_t<sizeof(S) == 8, uint64_t, uint32_t>;
-  return std::bit_cast<Key>(value) & static_cast<Key>(~Key{0}) >> 1;
+KeyOf<S> key_of(S value) {
+  return std::bit_cast<KeyOf<S>>(value) & static_cast<KeyOf<S>>(~KeyOf<S>{0}) >> 1;
+}
+
+/// The `target`-th largest key among the candidates, digit after digit from the top; *ties: how many of that key are
+/// among the `target` largest. 0 < target <= count.
+template <class S>
+KeyOf<S> largest_key(const S* value, size_t count, size_t target, size_t* ties) {
+  using Key = KeyOf<S>;
+  constexpr int kDigit = 11;
+  std::array<uint32_t, 1 << kDigit> histogram;
+  Key prefix = 0;
+  for (int above = 8 * sizeof(Key) - 1; above > 0;) {
+    const int shift = std::max(above - kDigit, 0);
+    const Key mask = static_cast<Key>((Key{1} << (above - shift)) - 1);
+    histogram.fill(0);
+    for (size_t j = 0; j < count; ++j) {
+      const Key key = key_of(value[j]);
+      histogram[key >> shift & mask] += key >> above == prefix;
+    }
+    size_t digit = mask;
+    for (; histogram[digit] < target; --digit) target -= histogram[digit];
+    prefix = static_cast<Key>(prefix << (above - shift) | digit);
+    above = shift;
+  }
+  *ties = target;
+  return prefix;
 }
 
 /// Keeps the `target` largest of the candidates, in order; returns the smallest key among them. count > target > 0.
 template <class S>
-uint64_t trim(Selection<S>& s, size_t target) {
-  s.keys.resize(s.count);
-  for (size_t j = 0; j < s.count; ++j) s.keys[j] = key_of(s.value[j]);
-  const auto last = s.keys.begin() + static_cast<ptrdiff_t>(target - 1);
-  std::nth_element(s.keys.begin(), last, s.keys.end(), std::greater<>());
-  const uint64_t smallest = *last;
-  size_t ties = target;
-  for (size_t j = 0; j < target; ++j) ties -= s.keys[j] > smallest;
-  size_t kept = 0;
+KeyOf<S> trim(Selection<S>& s, size_t target) {
+  size_t ties = 0, kept = 0;
+  const KeyOf<S> smallest = largest_key(s.value.data(), s.count, target, &ties);
   for (size_t j = 0; j < s.count; ++j) {
-    const uint64_t key = key_of(s.value[j]);
-    const bool tie = key == smallest && ties > 0;
+    const KeyOf<S> key = key_of(s.value[j]);
+    const bool tie = (key == smallest) & (ties > 0);
     ties -= tie;
     s.index[kept] = s.index[j];
     s.value[kept] = s.value[j];
-    kept += key > smallest || tie;
+    kept += (key > smallest) | tie;
   }
   s.count = kept;
   return smallest;
@@ -50,24 +73,48 @@ void undo_residual(ConstView x, void* state, size_t end) {
   });
 }
 
-}  // namespace
-
-// Candidates are collected until there are about twice as many as wanted and then trimmed. Whatever comes after
-// `target` candidates of key >= k must be larger than k to be sent (ties go to the lower index), so that the bar only
-// rises: the result is exact, and a trim, which costs O(target), happens at most once per `target` candidates.
+/// A guess, from a sample, of a key that somewhat more than `target` elements reach; 1 if that is not worth while.
 template <class S>
-bool select_largest(kernels::Form form, ConstView x, void* state, size_t target, Selection<S>& s) {
+KeyOf<S> guessed_floor(kernels::Form form, ConstView x, const void* state, size_t target, Selection<S>& s) {
+  if (x.numel < kMinSampled || target > x.numel / 2) return 1;
+  const double share = static_cast<double>(target) / static_cast<double>(x.numel);
+  const size_t pieces = std::min(static_cast<size_t>(kSampledLarge / share), x.numel / kMaxSampledPart) / kPiece;
+  const size_t stride = x.numel / std::max(pieces, size_t{64});
+  s.keys.clear();
+  with_element(x.dtype, [&](auto element) {
+    using E = decltype(element);
+    if constexpr (std::is_same_v<typename E::State, S>) {
+      const S* v = static_cast<const S*>(state);
+      for (size_t begin = 0; begin + kPiece <= x.numel; begin += stride) {
+        for (size_t i = begin; i < begin + kPiece; ++i) {
+          const S element_i = E::load(x.data, i);
+          s.keys.push_back(key_of(form == kernels::Form::kPlain      ? element_i
+                                  : form == kernels::Form::kResidual ? v[i] + element_i
+                                                                     : element_i - v[i]));
+        }
+      }
+    }
+  });
+  const double large = share * static_cast<double>(s.keys.size());
+  const auto rank = static_cast<size_t>(large + 4 * std::sqrt(large) + 8);  // four standard deviations more
+  if (rank >= s.keys.size()) return 1;
+  std::nth_element(s.keys.begin(), s.keys.begin() + static_cast<ptrdiff_t>(rank), s.keys.end(), std::greater<>());
+  return std::max<KeyOf<S>>(s.keys[rank], 1);
+}
+
+/// The `target` largest of the elements whose key is at least `floor`. False if an element is not finite.
+template <class S>
+bool collect(kernels::Form form, ConstView x, void* state, size_t target, KeyOf<S> floor, Selection<S>& s) {
   const size_t limit = std::min(x.numel, 2 * target + kChunk);
   if (const size_t capacity = limit + kChunk + kernels::kTopKSlack; s.index.size() < capacity) {
     s.index.resize(capacity);
     s.value.resize(capacity);
   }
   s.count = 0;
-  uint64_t floor = 1;
   for (size_t begin = 0; begin < x.numel; begin += kChunk) {
     const size_t end = std::min(x.numel, begin + kChunk);
     const size_t done =
-        kernels::scalar::topk_sweep(form, x, state, begin, end, floor, s.index.data(), s.value.data(), &s.count);
+        kernels::topk_sweep(form, x, state, begin, end, floor, s.index.data(), s.value.data(), &s.count);
     if (done < end) {
       if (form == kernels::Form::kResidual) undo_residual(x, state, done);
       return false;
@@ -76,6 +123,22 @@ bool select_largest(kernels::Form form, ConstView x, void* state, size_t target,
   }
   if (s.count > target) trim(s, target);
   return true;
+}
+
+}  // namespace
+
+// Candidates are collected until there are about twice as many as wanted and then trimmed. Whatever comes after
+// `target` candidates of key >= k must be larger than k to be sent (ties go to the lower index), so that the bar only
+// rises: the result is exact, and a trim, which costs O(target), happens at most once per `target` candidates. A guess
+// of the bar saves most candidates and trims; if it was too high, the sweep is made again without it.
+template <class S>
+bool select_largest(kernels::Form form, ConstView x, void* state, size_t target, Selection<S>& s) {
+  const KeyOf<S> floor = guessed_floor(form, x, state, target, s);
+  if (!collect(form, x, state, target, floor, s)) return false;
+  if (s.count >= target || floor == 1) return true;
+  if (form != kernels::Form::kResidual) return collect(form, x, state, target, KeyOf<S>{1}, s);
+  const ConstView sums{state, state_dtype(x.dtype), x.numel};  // e is e + x already
+  return collect(kernels::Form::kPlain, sums, nullptr, target, KeyOf<S>{1}, s);
 }
 
 template bool select_largest(kernels::Form, ConstView, void*, size_t, Selection<float>&);

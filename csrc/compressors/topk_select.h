@@ -1,12 +1,17 @@
-// The exact selection of the `target` largest magnitudes of one vector, in one sweep.
+// The exact selection of the `target` largest magnitudes of one vector, in one sweep (a second one if a guess fails).
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/topk.h"
 
 namespace tsq {
+
+/// The bits of a float or double.
+template <class S>
+using KeyOf = std::conditional_t<sizeof(S) == 8, uint64_t, uint32_t>;
 
 /// What a selection works in and leaves: `count` entries in ascending order of their indices. S: float or double.
 template <class S>
@@ -14,7 +19,7 @@ struct Selection {
   std::vector<uint32_t> index;
   std::vector<S> value;
   size_t count = 0;
-  std::vector<uint64_t> keys;
+  std::vector<KeyOf<S>> keys;  ///< of a sample
 };
 
 /// Fills `selection` with the min(target, non-zeros) largest of what `form` makes of x and state (kernels/topk.h; for

@@ -74,7 +74,7 @@ TEST_P(AveragerFault, NaNInParametersWithoutStateReachesAllRanks) {
 }
 
 TEST_P(AveragerFault, FailedCollectiveLeavesStateAndBufferAsTheyWere) {
-  const uint64_t per_step = kind == ExchangeKind::kSharded ? 4 : 2;  // lengths, then messages, each way
+  const uint64_t per_step = kind == ExchangeKind::kSharded ? 4 : 2;    // lengths, then messages, each way
   for (uint64_t target = per_step; target < 2 * per_step; ++target) {  // one step is fine, then one fails
     Cluster cluster(3, DType::kFloat32, model(), {.exchange = kind},
                     [&](test::GroupPtr group, int rank) -> std::unique_ptr<Exchange> {
