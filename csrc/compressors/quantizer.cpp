@@ -46,25 +46,26 @@ wire::Format Quantizer::format() const {
 }
 
 Class Quantizer::class_of(size_t n) const {
-  const double others = static_cast<double>(std::min<size_t>(config_.block, std::max<size_t>(n, 1)) - 1);
+  const double block = static_cast<double>(std::min<size_t>(config_.block, std::max<size_t>(n, 1)));
+  const double others = block - 1.0, shrink = params().shrink;
   const bool shrunk = params().shrink != 1.0f;
-  if (config_.bits == 1) {  // no level at zero: one non-zero element in a block is the worst input
-    const double block = others + 1.0;
-    switch (params().rounding) {
-      case kernels::Rounding::kFit:
-        return {.omega = std::nullopt, .alpha = 1.0 / block};
-      case kernels::Rounding::kNearest:
-        return {.omega = std::nullopt, .alpha = shrunk ? std::optional(1.0 / (block * block)) : std::nullopt};
-      case kernels::Rounding::kStochastic:
-      case kernels::Rounding::kSign:  // not reached
-        return shrunk ? Class{.omega = std::nullopt, .alpha = 1.0 / block} : Class{.omega = others, .alpha = {}};
-    }
-  }
   const double s = static_cast<double>((1 << (config_.bits - 1)) - 1);
-  if (params().rounding != kernels::Rounding::kStochastic)
-    return {.omega = std::nullopt, .alpha = 1.0 / (1.0 + others / (4.0 * s * s))};
-  const double omega = 0.5 * (std::sqrt(1.0 + others / (s * s)) - 1.0);
-  if (shrunk) return {.omega = std::nullopt, .alpha = 1.0 / (1.0 + omega)};
+  switch (params().rounding) {
+    case kernels::Rounding::kFit:
+      return {.omega = std::nullopt, .alpha = config_.bits == 1 ? 1.0 / block : 1.0 / (1.0 + others / (4.0 * s * s))};
+    case kernels::Rounding::kNearest:
+      if (config_.bits > 1) return {.omega = std::nullopt, .alpha = 1.0 / (1.0 + others / (4.0 * s * s))};
+      // |x - f N sign x|^2 <= |x|^2 - (2 f - n f^2) N^2 and |x|^2 <= n N^2
+      return {.omega = std::nullopt,
+              .alpha = shrunk ? std::optional((2.0 * shrink - block * shrink * shrink) / block) : std::nullopt};
+    case kernels::Rounding::kStochastic:
+    case kernels::Rounding::kSign:  // another compressor's
+      break;
+  }
+  // One bit has no level at zero: one non-zero element in a block is the worst input.
+  const double omega = config_.bits == 1 ? others : 0.5 * (std::sqrt(1.0 + others / (s * s)) - 1.0);
+  // E|f C - x|^2 <= (1 - 2 f + f^2 (1 + omega)) |x|^2: 1 - f on a whole block, less on a vector shorter than that.
+  if (shrunk) return {.omega = std::nullopt, .alpha = 2.0 * shrink - shrink * shrink * (1.0 + omega)};
   return {.omega = omega, .alpha = omega < 1.0 ? std::optional(1.0 - omega) : std::nullopt};
 }
 
