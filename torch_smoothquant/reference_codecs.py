@@ -5,6 +5,8 @@ Their messages are read by `reference.decode`. A payload is a uint8 tensor, all 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -66,4 +68,4 @@ def _natural(x: Tensor, _: int, seed: int, step: int, rank: int) -> tuple[Tensor
 
 
 # the class's name in spec.py: the section's codec and bits, the encoder
-ENCODERS = {"Sign": (r.SIGN, 1, _sign), "Ternary": (r.TERNARY, 2, _ternary), "Natural": (r.NATURAL, 0, _natural)}
+ENCODERS: dict[str, tuple[int, int, Callable[..., tuple[Tensor, bool]]]] = {"Sign": (r.SIGN, 1, _sign), "Ternary": (r.TERNARY, 2, _ternary), "Natural": (r.NATURAL, 0, _natural)}
