@@ -68,4 +68,8 @@ def _natural(x: Tensor, _: int, seed: int, step: int, rank: int) -> tuple[Tensor
 
 
 # the class's name in spec.py: the section's codec and bits, the encoder
-ENCODERS: dict[str, tuple[int, int, Callable[..., tuple[Tensor, bool]]]] = {"Sign": (r.SIGN, 1, _sign), "Ternary": (r.TERNARY, 2, _ternary), "Natural": (r.NATURAL, 0, _natural)}
+ENCODERS: dict[str, tuple[int, int, Callable[..., tuple[Tensor, bool]]]] = {
+    "Sign": (r.SIGN, 1, _sign),
+    "Ternary": (r.TERNARY, 2, _ternary),
+    "Natural": (r.NATURAL, 0, _natural),
+}
