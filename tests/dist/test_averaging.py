@@ -181,7 +181,7 @@ def shrinks_the_loss(rank: int, world: int, spec: str, exchange: str) -> tuple[f
 
 
 @pytest.mark.parametrize("exchange", ["all_gather", "sharded"])
-@pytest.mark.parametrize(("spec", "least"), [("ErrorFeedback(TopK(ratio=0.01))", 4), ("ErrorFeedback(Sign())", 4), ("Direct(Ternary())", 4), ("Direct(Natural())", 2)])
+@pytest.mark.parametrize(("spec", "least"), [("ErrorFeedback(TopK(ratio=0.01))", 4), ("ErrorFeedback(Sign())", 4), ("Direct(Ternary())", 4), ("Direct(Natural())", 1.5)])
 def test_other_compressors_travel_too(spec, least, exchange):
     """Ranks stay bit-identical, also where the length of a message depends on the data; the bytes fall."""
     (ratio, first), *others = run_ranks(shrinks_the_loss, 3, spec, exchange)
