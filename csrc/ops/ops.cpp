@@ -13,24 +13,18 @@ namespace tsq {
 namespace {
 
 CompressorPtr parse(c10::string_view spec) {
-  CompressorPtr compressor;
   try {
-    compressor = parse_compressor(std::string_view(spec.data(), spec.size()));
+    return parse_compressor(std::string_view(spec.data(), spec.size()));
   } catch (const SpecError& e) {
     C10_THROW_ERROR(ValueError, e.what());
   }
-  TORCH_CHECK_VALUE(compressor->has_fixed_size(),
-                    "encode: compressor: expected one whose messages have a fixed size, got ", compressor->spec(),
-                    "; use torch_smoothquant.encode");
-  return compressor;
 }
 
 /// Outputs of ops have a size that follows from their arguments' sizes.
 CompressorPtr parse_fixed(c10::string_view compressor) {
   CompressorPtr c = parse(compressor);
-  TORCH_CHECK_VALUE(c->format().codec != wire::Codec::kTopK,
-                    "encode: compressor: expected one whose messages have a fixed length, got ", c->spec(),
-                    "; use torch_smoothquant.encode");
+  TORCH_CHECK_VALUE(c->has_fixed_size(), "encode: compressor: expected one whose messages have a fixed length, got ",
+                    c->spec(), "; use torch_smoothquant.encode");
   return c;
 }
 

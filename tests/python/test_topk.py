@@ -102,7 +102,7 @@ def test_specs():
 
 
 def test_ops_refuse_messages_without_a_fixed_length():
-    with pytest.raises(ValueError, match="fixed size"):
+    with pytest.raises(ValueError, match="fixed length"):
         torch.ops.torch_smoothquant.encode(gaussian(10), "TopK(k=3)")
 
 
