@@ -20,6 +20,16 @@ CompressorPtr make_plain(std::string_view text, const Value& call) {
   return std::make_shared<Codec>();
 }
 
+/// The compressor from arguments that are each in range; what it refuses of them together is an error of the spec.
+template <class Codec, class Config>
+CompressorPtr build(std::string_view text, const Value& call, const Config& config) {
+  try {
+    return std::make_shared<Codec>(config);
+  } catch (const ArgumentError& e) {
+    throw_spec(text, call.column, e.what());
+  }
+}
+
 CompressorPtr make_quantizer(std::string_view text, const Value& call) {
   Arguments arguments(text, call, {"bits", "block", "levels", "rounding"});
   Quantizer::Config config;
@@ -30,11 +40,7 @@ CompressorPtr make_quantizer(std::string_view text, const Value& call) {
   if (const auto rounding = arguments.choice("rounding", {"stochastic", "nearest"}))
     config.stochastic = *rounding == "stochastic";
   arguments.finish();
-  try {
-    return std::make_shared<Quantizer>(config);
-  } catch (const ArgumentError& e) {
-    throw_spec(text, call.column, e.what());
-  }
+  return build<Quantizer>(text, call, config);
 }
 
 template <class Codec>
@@ -42,11 +48,7 @@ CompressorPtr make_with_block(std::string_view text, const Value& call) {
   Arguments arguments(text, call, {"block"});
   const auto block = static_cast<uint32_t>(arguments.integer("block", 256, 32, 4096));
   arguments.finish();
-  try {
-    return std::make_shared<Codec>(block);
-  } catch (const ArgumentError& e) {
-    throw_spec(text, call.column, e.what());
-  }
+  return build<Codec>(text, call, block);
 }
 
 CompressorPtr make_topk(std::string_view text, const Value& call) {
@@ -55,11 +57,7 @@ CompressorPtr make_topk(std::string_view text, const Value& call) {
   config.ratio = arguments.fraction("ratio");
   if (const auto k = arguments.optional_integer("k", 1, INT64_MAX)) config.k = static_cast<uint64_t>(*k);
   arguments.finish();
-  try {
-    return std::make_shared<TopK>(config);
-  } catch (const ArgumentError& e) {
-    throw_spec(text, call.column, e.what());
-  }
+  return build<TopK>(text, call, config);
 }
 
 using Factory = CompressorPtr (*)(std::string_view, const Value&);

@@ -42,13 +42,11 @@ wire::Section send_section(const Mechanism& mechanism, Delivery delivery, ConstV
     const Compressor::Encoded sent = mechanism.send(x, state, key, out);
     section.bytes = sent.bytes;
     section.non_finite = !sent.finite;  // with state: only if finite x and finite state overflow together
-  } else {
-    section.bytes = mechanism.compressor().zero_bytes(x.numel, x.dtype);
+    if (sent.finite) return section;
   }
-  if (section.non_finite) section.bytes = mechanism.compressor().zero_bytes(x.numel, x.dtype);
-  if (delivery != Delivery::kSend ||
-      section.non_finite)  // zero_bytes of zeros are a legal payload of zeros in every codec
-    std::fill_n(out.begin(), section.bytes, uint8_t{0});
+  // Nothing is delivered: zero_bytes of zeros are a legal payload of zeros in every codec.
+  section.bytes = mechanism.compressor().zero_bytes(x.numel, x.dtype);
+  std::fill_n(out.begin(), section.bytes, uint8_t{0});
   return section;
 }
 

@@ -12,17 +12,14 @@ namespace tsq {
 
 namespace {
 
-CompressorPtr parse(c10::string_view spec) {
+/// Outputs of ops have a size that follows from their arguments' sizes.
+CompressorPtr parse_fixed(c10::string_view spec) {
+  CompressorPtr c;
   try {
-    return parse_compressor(std::string_view(spec.data(), spec.size()));
+    c = parse_compressor(std::string_view(spec.data(), spec.size()));
   } catch (const SpecError& e) {
     C10_THROW_ERROR(ValueError, e.what());
   }
-}
-
-/// Outputs of ops have a size that follows from their arguments' sizes.
-CompressorPtr parse_fixed(c10::string_view compressor) {
-  CompressorPtr c = parse(compressor);
   TORCH_CHECK_VALUE(c->has_fixed_size(), "encode: compressor: expected one whose messages have a fixed length, got ",
                     c->spec(), "; use torch_smoothquant.encode");
   return c;
