@@ -38,12 +38,14 @@ struct StreamId {
   uint32_t rank = 0;
   bool averaged = false;  ///< the owner's second compression, of the average; its dither must not repeat the worker's
   uint64_t parameter = 0;
+  bool shared = false;  ///< drawn alike on every rank: shared coins, permutations and index sets (rank is ignored)
 };
 
 /// The Philox key of a stream: SplitMix64's finalizer chained over the identity, a bijection of each field.
 constexpr PhiloxKey philox_key(const StreamId& id) {
   uint64_t h = 0;
-  const uint64_t fields[4] = {id.seed, id.step, id.rank + (uint64_t{id.averaged} << 32), id.parameter};
+  const uint64_t fields[4] = {id.seed, id.step,
+                              (id.shared ? uint64_t{1} << 33 : id.rank) + (uint64_t{id.averaged} << 32), id.parameter};
   for (const uint64_t field : fields) {
     uint64_t z = (h ^ field) + 0x9E3779B97F4A7C15u;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;

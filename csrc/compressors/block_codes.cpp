@@ -20,18 +20,6 @@ Compressor::Encoded BlockCodes::run(kernels::Form form, ConstView x, void* state
   return {max_bytes(x.numel, x.dtype), finite};
 }
 
-Compressor::Encoded BlockCodes::encode(ConstView x, const EncodeKey& key, MutableBytes out) const {
-  return run(kernels::Form::kPlain, x, nullptr, key, out);
-}
-
-Compressor::Encoded BlockCodes::encode_residual(ConstView x, View e, const EncodeKey& key, MutableBytes out) const {
-  return run(kernels::Form::kResidual, x, e.data, key, out);
-}
-
-Compressor::Encoded BlockCodes::encode_shifted(ConstView x, View h, const EncodeKey& key, MutableBytes out) const {
-  return run(kernels::Form::kShifted, x, h.data, key, out);
-}
-
 void BlockCodes::validate(Bytes in, uint64_t n, DType dtype) const {
   // The first test keeps the length formula of a hostile n from overflowing: an element takes at least one bit.
   if (n > 8 * uint64_t{in.size()} || max_bytes(n, dtype) != in.size())

@@ -2,20 +2,17 @@
 // Payloads: docs/wire_format.md, codecs 1 to 3.
 #pragma once
 
-#include "compressors/compressor.h"
+#include "compressors/fused.h"
 #include "kernels/quantizer.h"
 
 namespace tsq {
 
-class BlockCodes : public Compressor {
+class BlockCodes : public FusedCompressor {
  public:
   size_t max_bytes(size_t n, DType dtype) const override;
   double expected_bits(size_t n, DType dtype) const override;
   size_t granularity() const override { return params_.group(); }
 
-  Encoded encode(ConstView x, const EncodeKey& key, MutableBytes out) const override;
-  Encoded encode_residual(ConstView x, View e, const EncodeKey& key, MutableBytes out) const override;
-  Encoded encode_shifted(ConstView x, View h, const EncodeKey& key, MutableBytes out) const override;
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
   void decode_mean(std::span<const Bytes> in, View out) const override;
@@ -30,7 +27,7 @@ class BlockCodes : public Compressor {
   const kernels::QuantizerParams& params() const { return params_; }
 
  private:
-  Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const;
+  Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const override;
 
   kernels::QuantizerParams params_;
 };

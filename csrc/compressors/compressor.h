@@ -14,11 +14,27 @@
 
 namespace tsq {
 
-/// Where the randomness of one encoding comes from: the stream, and the place of the first element in its parameter.
+/// Where the randomness of one encoding comes from: the stream, and the place of the first element in its parameter;
+/// and who encodes.
 struct EncodeKey {
-  PhiloxKey philox;
+  PhiloxKey philox{};   ///< independent by rank
   uint64_t offset = 0;  ///< a multiple of Compressor::granularity()
+  PhiloxKey shared{};   ///< the same on every rank
+  uint32_t rank = 0;
+  uint32_t world_size = 1;
+  double rate = 1.0;  ///< factor on a target rate (Compressor::target_bits), set by the sender's controller
 };
+
+/// The key of stream `id` (with id.shared false) in a world of `world_size` ranks; an average (id.averaged) is encoded
+/// by its owner alone, a world of one.
+inline EncodeKey encode_key(StreamId id, uint64_t offset, uint32_t world_size) {
+  EncodeKey key{.philox = philox_key(id), .offset = offset};
+  key.rank = id.averaged ? 0 : id.rank;
+  key.world_size = id.averaged ? 1 : world_size;
+  id.shared = true;
+  key.shared = philox_key(id);
+  return key;
+}
 
 /// What theory knows of a compressor on vectors of n elements (definitions: docs/algorithms.md).
 ///   unbiased:    E C(x) = x,  E|C(x)-x|^2 <= omega |x|^2
@@ -43,7 +59,10 @@ class Compressor {
   /// What the section table says of a payload of this compressor.
   virtual wire::Format format() const = 0;
 
-  virtual Class class_of(size_t n) const = 0;
+  virtual Class class_of(size_t n, uint32_t world_size = 1) const = 0;
+
+  /// Bits per element that this compressor aims at where its rate depends on the data; none: it does not aim.
+  virtual std::optional<double> target_bits() const { return std::nullopt; }
 
   /// This compressor with its open choices made for a mechanism that needs a contractive map (error feedback) or one
   /// that averages plain messages and wants an unbiased map where there is a choice. What was chosen by the user stays.

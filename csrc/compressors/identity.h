@@ -9,7 +9,7 @@ class Identity final : public Compressor {
  public:
   std::string spec() const override { return "Identity()"; }
   wire::Format format() const override { return {}; }
-  Class class_of(size_t) const override { return {.omega = 0.0, .alpha = 1.0}; }
+  Class class_of(size_t, uint32_t = 1) const override { return {.omega = 0.0, .alpha = 1.0}; }
   CompressorPtr as_contractive() const override { return std::make_shared<Identity>(); }
   CompressorPtr as_unbiased() const override { return std::make_shared<Identity>(); }
   size_t max_bytes(size_t n, DType dtype) const override { return n * size_of(dtype); }

@@ -17,7 +17,7 @@ size_t encode_message(const Compressor& compressor, ConstView x, uint64_t seed, 
   const CompressorPtr c = compressor.as_unbiased();
   wire::Writer writer(out, {.dtype = x.dtype, .sections = 1, .rank = rank, .step = step});
   const MutableBytes payload = writer.payload();
-  auto sent = c->encode(x, {philox_key({.seed = seed, .step = step, .rank = rank}), 0}, payload);
+  auto sent = c->encode(x, encode_key({.seed = seed, .step = step, .rank = rank}, 0, 1), payload);
   if (!sent.finite) {
     sent.bytes = c->zero_bytes(x.numel, x.dtype);
     std::fill_n(payload.begin(), sent.bytes, uint8_t{0});

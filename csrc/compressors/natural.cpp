@@ -5,25 +5,10 @@
 
 namespace tsq {
 
-namespace {
-
-Compressor::Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) {
+Compressor::Encoded Natural::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
+                                 MutableBytes out) const {
   const bool finite = kernels::encode_natural(form, x, state, key.philox, key.offset, out.data());
   return {kernels::natural_bytes(x.numel), finite};
-}
-
-}  // namespace
-
-Compressor::Encoded Natural::encode(ConstView x, const EncodeKey& key, MutableBytes out) const {
-  return run(kernels::Form::kPlain, x, nullptr, key, out);
-}
-
-Compressor::Encoded Natural::encode_residual(ConstView x, View e, const EncodeKey& key, MutableBytes out) const {
-  return run(kernels::Form::kResidual, x, e.data, key, out);
-}
-
-Compressor::Encoded Natural::encode_shifted(ConstView x, View h, const EncodeKey& key, MutableBytes out) const {
-  return run(kernels::Form::kShifted, x, h.data, key, out);
 }
 
 void Natural::validate(Bytes in, uint64_t n, DType) const {

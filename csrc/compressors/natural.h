@@ -3,29 +3,29 @@
 // leaves a bias of at most 2^-17 of an element, and what is below 2^-126 is sent as 0. Source: docs/algorithms.md.
 #pragma once
 
-#include "compressors/compressor.h"
+#include "compressors/fused.h"
 #include "kernels/natural.h"
 
 namespace tsq {
 
-class Natural final : public Compressor {
+class Natural final : public FusedCompressor {
  public:
   std::string spec() const override { return "Natural()"; }
   wire::Format format() const override { return {.codec = wire::Codec::kNatural}; }
-  Class class_of(size_t) const override { return {.omega = 1.0 / 8, .alpha = 7.0 / 8}; }
+  Class class_of(size_t, uint32_t = 1) const override { return {.omega = 1.0 / 8, .alpha = 7.0 / 8}; }
   CompressorPtr as_contractive() const override { return std::make_shared<Natural>(); }
   CompressorPtr as_unbiased() const override { return std::make_shared<Natural>(); }
   size_t max_bytes(size_t n, DType) const override { return kernels::natural_bytes(n); }
   double expected_bits(size_t n, DType) const override { return 8.0 * static_cast<double>(kernels::natural_bytes(n)); }
   size_t granularity() const override { return 256; }
 
-  /// An element (of x, e + x or x - h) from 2^127 on counts as not finite.
-  Encoded encode(ConstView x, const EncodeKey& key, MutableBytes out) const override;
-  Encoded encode_residual(ConstView x, View e, const EncodeKey& key, MutableBytes out) const override;
-  Encoded encode_shifted(ConstView x, View h, const EncodeKey& key, MutableBytes out) const override;
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
   void decode_mean(std::span<const Bytes> in, View out) const override;
+
+ private:
+  /// An element (of x, e + x or x - h) from 2^127 on counts as not finite.
+  Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const override;
 };
 
 }  // namespace tsq

@@ -45,7 +45,7 @@ wire::Format Quantizer::format() const {
           fit ? wire::Levels::kFit : wire::Levels::kUnbiased, config_.block};
 }
 
-Class Quantizer::class_of(size_t n) const {
+Class Quantizer::class_of(size_t n, uint32_t) const {
   const double block = static_cast<double>(std::min<size_t>(config_.block, std::max<size_t>(n, 1)));
   const double others = block - 1.0, shrink = params().shrink;
   const bool shrunk = params().shrink != 1.0f;

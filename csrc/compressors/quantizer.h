@@ -35,7 +35,7 @@ class Quantizer final : public BlockCodes {
 
   std::string spec() const override;
   wire::Format format() const override;
-  Class class_of(size_t n) const override;
+  Class class_of(size_t n, uint32_t world_size = 1) const override;
   /// levels None -> fit (unless stochastic rounding was asked for). An unbiased grid with omega >= 1 has no guarantee
   /// inside error feedback and is shrunk by 1/(1+omega); below that it is contractive as it is and is left alone.
   CompressorPtr as_contractive() const override;

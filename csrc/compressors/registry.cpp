@@ -89,26 +89,41 @@ CompressorPtr make_compressor(std::string_view text, const Value& call) {
 
 CompressorPtr parse_compressor(std::string_view text) { return make_compressor(text, parse_expression(text)); }
 
+namespace {
+
+CompressorPtr quantizer_for(const wire::Format& format) {
+  Quantizer::Config config;
+  config.bits = format.bits;
+  config.block = format.block;
+  config.levels = format.variant == wire::kFit ? QuantizerLevels::kFit : QuantizerLevels::kUnbiased;
+  return std::make_shared<Quantizer>(config);
+}
+
+}  // namespace
+
 CompressorPtr decoder_for(const wire::Format& format) {
   switch (format.codec) {
     case wire::Codec::kRaw:
       return std::make_shared<Identity>();
+    case wire::Codec::kQuantizer:
+      return quantizer_for(format);
     case wire::Codec::kSign:
       return std::make_shared<Sign>(format.block);
-    case wire::Codec::kNatural:
-      return std::make_shared<Natural>();
     case wire::Codec::kTernary:
       return std::make_shared<Ternary>(format.block);
+    case wire::Codec::kNatural:
+      return std::make_shared<Natural>();
     case wire::Codec::kTopK:
       return std::make_shared<TopK>(TopK::Config{.ratio = 1.0, .k = {}});
-    case wire::Codec::kQuantizer:
-      break;
+    case wire::Codec::kUniformStep:
+    case wire::Codec::kSubset:
+    case wire::Codec::kSparseSign:
+    case wire::Codec::kDithering:
+    case wire::Codec::kNaturalDithering:
+    case wire::Codec::kCast:
+      break;  // wire::parse lets none of them through
   }
-  Quantizer::Config config;
-  config.bits = format.bits;
-  config.block = format.block;
-  config.levels = format.levels == wire::Levels::kFit ? QuantizerLevels::kFit : QuantizerLevels::kUnbiased;
-  return std::make_shared<Quantizer>(config);
+  throw_wire("codec", "a known number", int(format.codec));
 }
 
 }  // namespace tsq

@@ -12,7 +12,7 @@ std::string Sign::spec() const { return params().block == 256 ? "Sign()" : conca
 
 wire::Format Sign::format() const { return {wire::Codec::kSign, 1, wire::Levels::kUnbiased, params().block}; }
 
-Class Sign::class_of(size_t n) const {
+Class Sign::class_of(size_t n, uint32_t) const {
   const size_t block = std::min<size_t>(params().block, std::max<size_t>(n, 1));
   return {.omega = std::nullopt, .alpha = 1.0 / static_cast<double>(block)};
 }

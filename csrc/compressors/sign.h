@@ -13,7 +13,7 @@ class Sign final : public BlockCodes {
 
   std::string spec() const override;
   wire::Format format() const override;
-  Class class_of(size_t n) const override;
+  Class class_of(size_t n, uint32_t world_size = 1) const override;
   CompressorPtr as_contractive() const override;
   CompressorPtr as_unbiased() const override;  ///< itself: there is no unbiased Sign
 };

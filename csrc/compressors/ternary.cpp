@@ -23,7 +23,7 @@ std::string Ternary::spec() const {
 
 wire::Format Ternary::format() const { return {wire::Codec::kTernary, 2, wire::Levels::kUnbiased, params().block}; }
 
-Class Ternary::class_of(size_t n) const {
+Class Ternary::class_of(size_t n, uint32_t) const {
   const double omega = omega_of(std::min<size_t>(params().block, std::max<size_t>(n, 1)));
   if (params().shrink == 1.0f)
     return {.omega = omega, .alpha = omega < 1.0 ? std::optional(1.0 - omega) : std::nullopt};

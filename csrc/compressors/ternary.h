@@ -16,7 +16,7 @@ class Ternary final : public BlockCodes {
 
   std::string spec() const override;
   wire::Format format() const override;
-  Class class_of(size_t n) const override;
+  Class class_of(size_t n, uint32_t world_size = 1) const override;
   CompressorPtr as_contractive() const override;  ///< shrunk by 1 / (1 + omega): omega >= 1 for every legal block
   CompressorPtr as_unbiased() const override;
   float shrink() const { return params().shrink; }

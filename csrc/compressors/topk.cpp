@@ -65,7 +65,7 @@ std::string TopK::spec() const {
   return concat("TopK(ratio=", to_string(value), ")");
 }
 
-Class TopK::class_of(size_t n) const {
+Class TopK::class_of(size_t n, uint32_t) const {
   const size_t k = target(n);
   if (k == n) return {.omega = 0.0, .alpha = 1.0};
   return {.omega = std::nullopt, .alpha = static_cast<double>(k) / static_cast<double>(n)};
@@ -80,7 +80,7 @@ size_t TopK::zero_bytes(size_t n, DType) const { return wire::max_index_bytes(n,
 
 double TopK::expected_bits(size_t n, DType dtype) const { return 8.0 * static_cast<double>(max_bytes(n, dtype)); }
 
-Compressor::Encoded TopK::run(kernels::Form form, ConstView x, void* state, MutableBytes out) const {
+Compressor::Encoded TopK::run(kernels::Form form, ConstView x, void* state, const EncodeKey&, MutableBytes out) const {
   if (x.numel >> 32) throw ArgumentError(concat("TopK: expected fewer than 2^32 elements, got ", x.numel));
   return with_element(x.dtype, [&](auto element) -> Encoded {
     using E = decltype(element);
@@ -102,18 +102,6 @@ Compressor::Encoded TopK::run(kernels::Form form, ConstView x, void* state, Muta
     }
     return {at + count * size_of(x.dtype), true};
   });
-}
-
-Compressor::Encoded TopK::encode(ConstView x, const EncodeKey&, MutableBytes out) const {
-  return run(kernels::Form::kPlain, x, nullptr, out);
-}
-
-Compressor::Encoded TopK::encode_residual(ConstView x, View e, const EncodeKey&, MutableBytes out) const {
-  return run(kernels::Form::kResidual, x, e.data, out);
-}
-
-Compressor::Encoded TopK::encode_shifted(ConstView x, View h, const EncodeKey&, MutableBytes out) const {
-  return run(kernels::Form::kShifted, x, h.data, out);
 }
 
 void TopK::validate(Bytes in, uint64_t n, DType dtype) const {

@@ -5,12 +5,12 @@
 // values are rounded to the message's type, and saturate at its largest number; error feedback keeps the difference.
 #pragma once
 
-#include "compressors/compressor.h"
+#include "compressors/fused.h"
 #include "kernels/quantizer.h"
 
 namespace tsq {
 
-class TopK final : public Compressor {
+class TopK final : public FusedCompressor {
  public:
   struct Config {
     std::optional<double> ratio;  ///< in (0, 1]
@@ -25,7 +25,7 @@ class TopK final : public Compressor {
 
   std::string spec() const override;
   wire::Format format() const override { return {.codec = wire::Codec::kTopK}; }
-  Class class_of(size_t n) const override;
+  Class class_of(size_t n, uint32_t world_size = 1) const override;
   CompressorPtr as_contractive() const override { return std::make_shared<TopK>(config_); }
   CompressorPtr as_unbiased() const override { return std::make_shared<TopK>(config_); }
   size_t max_bytes(size_t n, DType dtype) const override;
@@ -34,17 +34,14 @@ class TopK final : public Compressor {
   double expected_bits(size_t n, DType dtype) const override;
   size_t granularity() const override { return 1; }
 
-  /// All forms: x.numel < 2^32, else ArgumentError. If an element of what is compressed is not finite, the payload is
-  /// the one of zeros and the state is as it was (encode_residual: to rounding; callers with state look at x first).
-  Encoded encode(ConstView x, const EncodeKey& key, MutableBytes out) const override;
-  Encoded encode_residual(ConstView x, View e, const EncodeKey& key, MutableBytes out) const override;
-  Encoded encode_shifted(ConstView x, View h, const EncodeKey& key, MutableBytes out) const override;
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
   void decode_mean(std::span<const Bytes> in, View out) const override;
 
  private:
-  Encoded run(kernels::Form form, ConstView x, void* state, MutableBytes out) const;
+  /// x.numel < 2^32, else ArgumentError. If an element of what is compressed is not finite, the payload is the one of
+  /// zeros and the state is as it was (kResidual: to rounding; callers with state look at x first).
+  Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const override;
 
   Config config_;
 };

@@ -291,9 +291,9 @@ wire::Section Averager::send_piece(const Piece& piece, bool owner, Delivery deli
   const uint32_t id = piece.parameter;
   const Parameter& parameter = parameters_[id];
   const StreamId stream{config_.seed, steps_[id], static_cast<uint32_t>(exchange_->rank()), owner, id};
-  const wire::Section section =
-      send_section(owner ? *parameter.down : *parameter.up, delivery, x,
-                   state_of((owner ? owner_ : worker_)[id], piece), {philox_key(stream), piece.begin}, payload);
+  const EncodeKey key = encode_key(stream, piece.begin, static_cast<uint32_t>(exchange_->size()));
+  const wire::Section section = send_section(owner ? *parameter.down : *parameter.up, delivery, x,
+                                             state_of((owner ? owner_ : worker_)[id], piece), key, payload);
   sent_.push_back({&piece, owner, x, payload.first(section.bytes), delivery == Delivery::kSend && !section.non_finite});
   return section;
 }

@@ -34,8 +34,8 @@ size_t Sender::send(ConstView x, MutableBytes out) {
   const StreamId stream{.seed = config_.seed, .step = step_, .rank = rank_};
   wire::Writer writer(out, {.dtype = x.dtype, .sections = 1, .rank = rank_, .step = step_});
   const Mechanism& mechanism = *config_.mechanism;
-  writer.add(
-      send_section(mechanism, inspect(mechanism, x, views_), x, views_, {philox_key(stream), 0}, writer.payload()));
+  const EncodeKey key = encode_key(stream, 0, config_.world_size);
+  writer.add(send_section(mechanism, inspect(mechanism, x, views_), x, views_, key, writer.payload()));
   ++step_;
   return writer.finish();
 }

@@ -35,7 +35,7 @@ Header read_header(Bytes bytes) {
 
 /// What a codec may have in the fields of its section table entry.
 struct Fields {
-  uint8_t min_bits, max_bits, max_levels;
+  uint8_t min_bits, max_bits, max_variant;
   bool has_block;
   bool exists = true;
 };
@@ -43,28 +43,34 @@ struct Fields {
 constexpr Fields kReserved{0, 0, 0, false, false};
 
 constexpr Fields kFields[] = {
-    {0, 0, 0, false},                    // Codec::kRaw
-    {1, 8, 1, true},                     // Codec::kQuantizer
-    {1, 1, 0, true},                     // Codec::kSign
-    {2, 2, 0, true},                     // Codec::kTernary
-    {0, 0, 0, false},                    // Codec::kNatural
-    kReserved,        {0, 0, 0, false},  // Codec::kTopK
+    {0, 0, 0, false},  // Codec::kRaw
+    {1, 8, 1, true},   // Codec::kQuantizer
+    {1, 1, 0, true},   // Codec::kSign
+    {2, 2, 0, true},   // Codec::kTernary
+    {0, 0, 0, false},  // Codec::kNatural
+    kReserved,         // Codec::kUniformStep
+    {0, 0, 0, false},  // Codec::kTopK
+    kReserved,         // Codec::kSubset
+    kReserved,         // Codec::kSparseSign
+    kReserved,         // Codec::kDithering
+    kReserved,         // Codec::kNaturalDithering
+    kReserved,         // Codec::kCast
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
 
 Section read_section(const uint8_t* p) {
-  if (p[0] >= kCodecCount || !kFields[p[0]].exists) throw_wire("codec", "0, 1 or 6", int{p[0]});
+  if (p[0] >= kCodecCount || !kFields[p[0]].exists) throw_wire("codec", "a known number", int{p[0]});
   if (p[1] > kNonFinite) throw_wire("flags", "0 or 1", int{p[1]});
   const Fields& fields = kFields[p[0]];
   const uint32_t block = load<uint32_t>(p + 4);
   if (p[2] < fields.min_bits || p[2] > fields.max_bits)
     throw_wire("bits", concat(int{fields.min_bits}, " to ", int{fields.max_bits}), int{p[2]});
-  if (p[3] > fields.max_levels) throw_wire("levels", concat("0 to ", int{fields.max_levels}), int{p[3]});
+  if (p[3] > fields.max_variant) throw_wire("variant", concat("0 to ", int{fields.max_variant}), int{p[3]});
   if (fields.has_block && (block < 32 || block > 4096 || !std::has_single_bit(block)))
     throw_wire("block", "a power of two from 32 to 4096", block);
   if (!fields.has_block && block != 0) throw_wire("block", 0, block);
   Section section;
-  section.format = {static_cast<Codec>(p[0]), p[2], static_cast<Levels>(p[3]), block};
+  section.format = {static_cast<Codec>(p[0]), p[2], p[3], block};
   section.non_finite = p[1] & kNonFinite;
   section.numel = load<uint64_t>(p + 8);
   section.bytes = load<uint64_t>(p + 16);
@@ -101,7 +107,7 @@ void Writer::add(const Section& section) {
   p[0] = static_cast<uint8_t>(section.format.codec);
   p[1] = section.non_finite ? kNonFinite : 0;
   p[2] = section.format.bits;
-  p[3] = static_cast<uint8_t>(section.format.levels);
+  p[3] = section.format.variant;
   store<uint32_t>(p + 4, section.format.block);
   store<uint64_t>(p + 8, section.numel);
   store<uint64_t>(p + 16, section.bytes);

@@ -15,8 +15,22 @@ constexpr size_t kSectionBytes = 24;
 constexpr uint16_t kVersion = 1;
 
 enum class Kind : uint8_t { kWorker = 0, kAverage = 1 };
-enum class Codec : uint8_t { kRaw = 0, kQuantizer = 1, kSign = 2, kTernary = 3, kNatural = 4, kTopK = 6 };
-enum class Levels : uint8_t { kUnbiased = 0, kFit = 1 };
+enum class Codec : uint8_t {
+  kRaw = 0,
+  kQuantizer = 1,
+  kSign = 2,
+  kTernary = 3,
+  kNatural = 4,
+  kUniformStep = 5,
+  kTopK = 6,  ///< any sparse vector
+  kSubset = 7,
+  kSparseSign = 8,
+  kDithering = 9,
+  kNaturalDithering = 10,
+  kCast = 11,
+};
+/// Format::variant of codec 1.
+enum Levels : uint8_t { kUnbiased = 0, kFit = 1 };
 
 struct Header {
   DType dtype = DType::kFloat32;
@@ -31,7 +45,7 @@ struct Header {
 struct Format {
   Codec codec = Codec::kRaw;
   uint8_t bits = 0;
-  Levels levels = Levels::kUnbiased;
+  uint8_t variant = 0;  ///< a choice that the codec defines
   uint32_t block = 0;
 
   bool operator==(const Format&) const = default;

@@ -161,7 +161,7 @@ TEST(Quantizer, ResolvesOpenChoices) {
             "Quantizer(bits=4, levels='unbiased')");
   const auto resolved =
       quantizer(2, 256, std::nullopt, true)->as_contractive();  // asked for dither: stays unbiased, shrunk
-  EXPECT_EQ(resolved->format().levels, wire::Levels::kUnbiased);
+  EXPECT_EQ(resolved->format().variant, wire::Levels::kUnbiased);
   EXPECT_NEAR(dynamic_cast<const Quantizer&>(*resolved).config().shrink, 1 / 8.5, 1e-3);
   EXPECT_EQ(
       dynamic_cast<const Quantizer&>(*quantizer(1, 256, QuantizerLevels::kUnbiased)->as_contractive()).config().shrink,

@@ -43,7 +43,7 @@ Octets mixed_message(DType dtype) {
 }
 
 constexpr const char* kFields[] = {"length", "magic", "version", "dtype", "kind",  "sections", "codec",
-                                   "flags",  "bits",  "levels",  "block", "bytes", "section",  "payload"};
+                                   "flags",  "bits",  "variant", "block", "bytes", "section",  "payload"};
 
 /// Checks and decodes; true if the bytes are a message. A WireError must name a field.
 bool accepts(Bytes bytes, bool decode = true) {
@@ -118,7 +118,7 @@ TEST(Message, RoundTripsThroughWriterAndParser) {
     EXPECT_EQ(message.header.step, 1u << 31);
     ASSERT_EQ(message.sections.size(), 5u);
     EXPECT_TRUE(message.sections[2].non_finite);
-    EXPECT_EQ(message.sections[2].format.levels, wire::Levels::kFit);
+    EXPECT_EQ(message.sections[2].format.variant, wire::Levels::kFit);
     EXPECT_EQ(message.sections[3].format.block, 32u);
     EXPECT_EQ(rewritten(message), bytes);
     const test::Vector out(dtype, 220);
