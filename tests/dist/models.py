@@ -93,7 +93,7 @@ def owner_residuals(state_dicts: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 class Oracle:
     """What every rank must get, from all ranks' gradients: error feedback around Quantizer(bits, 256, levels), fp32, both ways if
-    sharded; written from docs/ and reference.py."""
+    sharded; written from docs/ and reference."""
 
     def __init__(self, model: nn.Module, world: int, exchange: str, bits: int = 4, levels: str = "fit", feedback: bool = True,
                  seed: int = 0) -> None:
@@ -128,9 +128,9 @@ class Oracle:
 
     def _send(self, name: str, residual: Tensor, x: Tensor, rank: int, averaged: bool, offset: int = 0) -> Tensor:
         p = residual + x if self.feedback else x
-        payload = reference.quantize(p, self.bits, 256, self.levels, None, self.seed, self.step, rank, self.compressed[name], averaged,
+        payload = reference.quantizer.quantize(p, self.bits, 256, self.levels, None, self.seed, self.step, rank, self.compressed[name], averaged,
                                      offset=offset)
-        sent = reference.dequantize(payload, p.numel(), self.bits, 256, self.levels)
+        sent = reference.quantizer.dequantize(payload, p.numel(), self.bits, 256, self.levels)
         if self.feedback:
             residual.copy_(p - sent)
         return sent

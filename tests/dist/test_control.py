@@ -122,7 +122,7 @@ SIZES = {"0.weight": 2560, "0.bias": 64, "2.weight": 4096, "2.bias": 64, "4.weig
 
 def part_bytes(name: str, numel: int, bits: int) -> int:
     """docs/wire_format.md: a section with its table entry; none for an empty part."""
-    return numel and 24 + (reference.payload_bytes(numel, bits, 256) if SIZES[name] >= 2048 else 4 * numel)
+    return numel and 24 + (reference.quantizer.payload_bytes(numel, bits, 256) if SIZES[name] >= 2048 else 4 * numel)
 
 
 def owned(world: int) -> list[dict[str, int]]:

@@ -40,7 +40,7 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"{package.__name__}.{name}")
 
 
-reference, codecs = load("reference"), load("reference_codecs")
+reference = load("reference")
 
 
 def _mix(z: int) -> int:
@@ -67,28 +67,27 @@ def make_input(description: dict[str, Any], dtype: torch.dtype) -> Tensor:
     return exact if dtype == torch.float64 else exact.to(torch.float32).to(dtype)  # fp32 holds the sums exactly
 
 
+def encode(x: Tensor, entry: dict[str, Any], section: dict[str, Any]) -> Any:
+    """One section as a message of its own, parsed."""
+    message = reference.encode(x, section["codec"], entry["seed"], entry["step"], entry["rank"], **section["arguments"])
+    return reference.parse_message(message)
+
+
 def build(entry: dict[str, Any]) -> Tensor:
     """The message of a manifest entry, by the reference."""
     dtype = getattr(torch, entry["dtype"])
     sections = []
     for s in entry["sections"]:
         x = make_input(s["input"], dtype)
-        if s["codec"] == "raw":
-            sections += reference.parse_message(reference.encode_raw(x)).sections
+        if "arguments" in s:
+            sections += encode(x, entry, s).sections
             continue
-        if s["codec"] in codecs.ENCODERS:
-            message = codecs.encode(x, s["codec"], s["block"], entry["seed"], entry["step"], entry["rank"])
-            sections += reference.parse_message(message).sections
-            continue
-        if s["codec"] == "topk":
-            sections += reference.parse_message(reference.encode_topk(x, s["ratio"], s["k"])).sections
-            continue
-        payload = reference.quantize(
+        payload = reference.quantizer.quantize(
             x, s["bits"], s["block"], s["levels"], s["rounding"], entry["seed"], entry["step"], entry["rank"],
             parameter=s["parameter"], averaged=bool(entry["kind"]), shrink=s["shrink"], offset=s["offset"])
         flags = int(not bool(x.to(torch.float32).isfinite().all()))
-        levels = reference.LEVELS.index(s["levels"])
-        sections.append(reference.Section(reference.QUANTIZER, flags, s["bits"], levels, s["block"], x.numel(),
+        levels = reference.quantizer.LEVELS.index(s["levels"])
+        sections.append(reference.Section(reference.quantizer.QUANTIZER, flags, s["bits"], levels, s["block"], x.numel(),
                                           payload.numel(), payload))
     return reference.build_message(sections, dtype, entry["kind"], entry["rank"], entry["step"])
 
@@ -121,14 +120,9 @@ def index_line(entry: dict[str, Any], message: Tensor) -> str:
     first = entry["sections"][0]
     spec, given = "-", "-"
     if entry["kind"] == 0 and len(entry["sections"]) == 1:
-        spec = "Identity()"
-        if first["codec"] == "quantizer":
-            spec = (f"Quantizer(bits={first['bits']}, block={first['block']}, levels='{first['levels']}', "
-                    f"rounding='{first['rounding']}')")
-        elif first["codec"] in codecs.ENCODERS:
-            spec = f"{first['codec']}({'block=' + str(first['block']) if first['block'] else ''})"
-        elif first["codec"] == "topk":
-            spec = f"TopK(ratio={first['ratio']!r})" if first["k"] is None else f"TopK(k={first['k']})"
+        arguments = first.get("arguments", {name: first[name] for name in ("bits", "block", "levels", "rounding") if name in first})
+        name = first["codec"] if "arguments" in first else "Quantizer"
+        spec = f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
         x = first["input"]
         if "runs" in x:
             given = " ".join(["runs", *(f"{count} {pattern}" for count, pattern in x["runs"])])
@@ -144,11 +138,12 @@ def _sum4(numel: int, salt: int, exponent: int = -18, **more: int) -> dict[str, 
 
 
 def _raw(description: dict[str, Any]) -> dict[str, Any]:
-    return {"codec": "raw", "input": description}
+    return _coded("Identity", description)
 
 
-def _coded(codec: str, description: dict[str, Any], block: int = 256) -> dict[str, Any]:
-    return {"codec": codec, "input": description, "block": block}
+def _coded(codec: str, description: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+    """codec, arguments: the compressor as in spec.py."""
+    return {"codec": codec, "input": description, "arguments": arguments}
 
 
 def _quantized(description: dict[str, Any], bits: int, levels: str, block: int = 256, rounding: str | None = None,
@@ -156,10 +151,6 @@ def _quantized(description: dict[str, Any], bits: int, levels: str, block: int =
     rounding = rounding or ("stochastic" if levels == "unbiased" else "nearest")
     return {"codec": "quantizer", "input": description, "bits": bits, "block": block, "levels": levels,
             "rounding": rounding, "parameter": parameter, "offset": offset, "shrink": shrink}
-
-
-def _topk(description: dict[str, Any], ratio: float | None = None, k: int | None = None) -> dict[str, Any]:
-    return {"codec": "topk", "input": description, "ratio": ratio, "k": k}
 
 
 def _entry(name: str, *sections: dict[str, Any], dtype: str = "float32", kind: int = 0, rank: int = 0, step: int = 0,
@@ -205,31 +196,31 @@ ENTRIES = [
                                       [1, "80000000"], [1, "00000001"]]}), rank=1),
     _entry("raw_bf16", _raw(_sum4(101, 30)), dtype="bfloat16"),
     _entry("sign", _coded("Sign", _sum4(1000, 40))),
-    _entry("sign_block32_fp16", _coded("Sign", _sum4(333, 41, every=3), 32), dtype="float16", rank=1, step=2),
-    _entry("sign_block1024_fp64", _coded("Sign", _sum4(2500, 42), 1024), dtype="float64"),
-    _entry("sign_edges", _coded("Sign", EDGES, 32)),
+    _entry("sign_block32_fp16", _coded("Sign", _sum4(333, 41, every=3), block=32), dtype="float16", rank=1, step=2),
+    _entry("sign_block1024_fp64", _coded("Sign", _sum4(2500, 42), block=1024), dtype="float64"),
+    _entry("sign_edges", _coded("Sign", EDGES, block=32)),
     _entry("sign_numel1_bf16", _coded("Sign", _sum4(1, 43)), dtype="bfloat16"),
     _entry("ternary", _coded("Ternary", _sum4(1000, 44)), seed=5, step=6, rank=2),
-    _entry("ternary_block32_bf16", _coded("Ternary", _sum4(333, 45), 32), dtype="bfloat16"),
-    _entry("ternary_block4096_fp64", _coded("Ternary", _sum4(4500, 46), 4096), dtype="float64"),
-    _entry("ternary_edges", _coded("Ternary", EDGES, 32)),
-    _entry("topk_1_percent", _topk(_sum4(20000, 40), ratio=0.01)),
-    _entry("topk_10_percent_bf16", _topk(_sum4(4000, 41, ramp=1), ratio=0.1), dtype="bfloat16"),
-    _entry("topk_half_fp16", _topk(_sum4(1000, 42), ratio=0.5), dtype="float16"),  # a bitmap
-    _entry("topk_20_fp64", _topk(_sum4(17000, 43), k=20), dtype="float64"),
-    _entry("topk_ties", _topk({"runs": [[700, "3f800000"], [700, "bf800000"], [1, "40000000"]]}, k=50)),
-    _entry("topk_denormals", _topk({"runs": [[100, "00000000"], [3, "00000001"], [100, "80000000"], [1, "80000002"]]}, k=9)),
-    _entry("topk_numel0", _topk(_sum4(0, 44), ratio=0.01)),
-    _entry("topk_numel1", _topk(_sum4(1, 45), ratio=0.01)),
-    _entry("topk_non_finite", _topk({"runs": [[299, "3f800000"], [1, "7fc00000"]]}, k=5)),
-    _entry("natural", _coded("Natural", _sum4(1000, 47), 0), seed=9, step=1, rank=1),
-    _entry("natural_sparse_fp16", _coded("Natural", _sum4(300, 48, every=3), 0), dtype="float16"),
-    _entry("natural_ramp_fp64", _coded("Natural", _sum4(2049, 49, ramp=3), 0), dtype="float64"),
+    _entry("ternary_block32_bf16", _coded("Ternary", _sum4(333, 45), block=32), dtype="bfloat16"),
+    _entry("ternary_block4096_fp64", _coded("Ternary", _sum4(4500, 46), block=4096), dtype="float64"),
+    _entry("ternary_edges", _coded("Ternary", EDGES, block=32)),
+    _entry("topk_1_percent", _coded("TopK", _sum4(20000, 40), ratio=0.01)),
+    _entry("topk_10_percent_bf16", _coded("TopK", _sum4(4000, 41, ramp=1), ratio=0.1), dtype="bfloat16"),
+    _entry("topk_half_fp16", _coded("TopK", _sum4(1000, 42), ratio=0.5), dtype="float16"),  # a bitmap
+    _entry("topk_20_fp64", _coded("TopK", _sum4(17000, 43), k=20), dtype="float64"),
+    _entry("topk_ties", _coded("TopK", {"runs": [[700, "3f800000"], [700, "bf800000"], [1, "40000000"]]}, k=50)),
+    _entry("topk_denormals", _coded("TopK", {"runs": [[100, "00000000"], [3, "00000001"], [100, "80000000"], [1, "80000002"]]}, k=9)),
+    _entry("topk_numel0", _coded("TopK", _sum4(0, 44), ratio=0.01)),
+    _entry("topk_numel1", _coded("TopK", _sum4(1, 45), ratio=0.01)),
+    _entry("topk_non_finite", _coded("TopK", {"runs": [[299, "3f800000"], [1, "7fc00000"]]}, k=5)),
+    _entry("natural", _coded("Natural", _sum4(1000, 47)), seed=9, step=1, rank=1),
+    _entry("natural_sparse_fp16", _coded("Natural", _sum4(300, 48, every=3)), dtype="float16"),
+    _entry("natural_ramp_fp64", _coded("Natural", _sum4(2049, 49, ramp=3)), dtype="float64"),
     _entry("natural_edges", _coded("Natural", {"runs": [
         [16, "00000000"], [16, "80000000"], [16, "807fffff"], [16, "00800000"], [16, "80ffffff"], [16, "3f800000"],
-        [32, "bfc00000"], [32, "3faaaaab"], [32, "7effffff"], [32, "fe800000"], [33, "3fffffff"]]}, 0)),
-    _entry("natural_limit", _coded("Natural", {"runs": [[9, "3f800000"], [1, "ff000000"]]}, 0)),
-    _entry("natural_numel0_bf16", _coded("Natural", _sum4(0, 50), 0), dtype="bfloat16"),
+        [32, "bfc00000"], [32, "3faaaaab"], [32, "7effffff"], [32, "fe800000"], [33, "3fffffff"]]})),
+    _entry("natural_limit", _coded("Natural", {"runs": [[9, "3f800000"], [1, "ff000000"]]})),
+    _entry("natural_numel0_bf16", _coded("Natural", _sum4(0, 50)), dtype="bfloat16"),
     _entry("average", _raw(_sum4(33, 31)), _quantized(_sum4(700, 32), 4, "unbiased", parameter=5, offset=512),
            _quantized(_sum4(40, 33), 3, "unbiased", 32, parameter=2**33, offset=2**37, shrink=0.3),
            _quantized({"runs": [[4, "3f800000"], [1, "7fc00000"]]}, 2, "fit", parameter=7),

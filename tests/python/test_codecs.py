@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
 import torch_smoothquant as tsq
-from torch_smoothquant import reference, reference_codecs
+from torch_smoothquant import reference
 
 NUMELS = (0, 1, 31, 32, 33, 255, 256, 257, 4097)
 SPECS = [tsq.Sign(), tsq.Sign(32), tsq.Sign(1024), tsq.Ternary(), tsq.Ternary(32), tsq.Ternary(1024), tsq.Natural()]
@@ -18,7 +20,7 @@ def gaussian(numel: int, seed: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def by_reference(spec: tsq.Spec, x: torch.Tensor, **key: int) -> torch.Tensor:
-    return reference_codecs.encode(x, type(spec).__name__, getattr(spec, "block", 0), **key)
+    return reference.encode(x, type(spec).__name__, **key, **dataclasses.asdict(spec))
 
 
 @pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)

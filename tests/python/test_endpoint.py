@@ -42,7 +42,7 @@ def test_bytes_and_values_are_those_of_the_reference(bits, levels):
     assert len(TARGETS) >= 2
     for dtype, block, numel in itertools.product(DTYPES, (32, 256, 4096), SIZES):
         x = gaussian(numel, seed=numel + bits, dtype=dtype)
-        expected = reference.encode(x, bits, block, levels, seed=7, step=3, rank=2)
+        expected = reference.quantizer.encode_message(x, bits, block, levels, seed=7, step=3, rank=2)
         values = reference.decode(expected)
         for target in TARGETS:
             _C.force_simd_target(target)
@@ -58,8 +58,8 @@ def test_nearest_and_identity_are_those_of_the_reference(dtype, target):
     for numel in SIZES:
         x = gaussian(numel, dtype=dtype)
         nearest = tsq.encode("Quantizer(bits=3, rounding='nearest')", x, rank=1)
-        assert torch.equal(nearest, reference.encode(x, 3, 256, "unbiased", "nearest", rank=1))
-        assert torch.equal(tsq.encode("Identity()", x, step=5), reference.encode_raw(x, step=5))
+        assert torch.equal(nearest, reference.quantizer.encode_message(x, 3, 256, "unbiased", "nearest", rank=1))
+        assert torch.equal(tsq.encode("Identity()", x, step=5), reference.encode(x, "Identity", step=5))
         assert same_bits(tsq.decode(tsq.encode(tsq.Identity(), x)), x)
 
 
@@ -68,7 +68,7 @@ def test_shape_does_not_travel_and_seed_is_64_bits():
     assert torch.equal(tsq.encode("Quantizer(4)", x.view(20, 30)), tsq.encode("Quantizer(4)", x))
     assert torch.equal(tsq.encode("Quantizer(4)", x.clone().requires_grad_()), tsq.encode("Quantizer(4)", x))
     big = dict(seed=2**64 - 1, step=2**64 - 2, rank=2**32 - 1)
-    assert torch.equal(tsq.encode("Quantizer(4)", x, **big), reference.encode(x, 4, **big))
+    assert torch.equal(tsq.encode("Quantizer(4)", x, **big), reference.quantizer.encode_message(x, 4, **big))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -79,7 +79,7 @@ def test_non_finite_input_marks_the_message(levels, bad):
         x = gaussian(700)
         x[311] = bad
         message = tsq.encode(tsq.Quantizer(4, levels=levels), x)
-        assert torch.equal(message, reference.encode(x, 4, levels=levels))
+        assert torch.equal(message, reference.quantizer.encode_message(x, 4, levels=levels))
         assert tsq.decode(message).isnan().all()
     assert same_bits(tsq.decode(tsq.encode("Identity()", x)), x)  # raw values travel as they are
 
@@ -118,7 +118,7 @@ def test_conservation(spec, dtype):
             message = sender.send(grad)
             message[12:16] = 0  # as rank 0 of a world of one, to read it alone
             parsed = reference.parse_message(message).sections[0]  # fp32 values: half types round the delivered mean, not the message
-            got[r] += single[r].receive([message]).double() if parsed.codec == reference.RAW else reference.decode_section(
+            got[r] += single[r].receive([message]).double() if parsed.codec == reference.quantizer.RAW else reference.decode_section(
                 parsed, dtype).double()
             assert sender.state["residual"].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     for r, sender in enumerate(senders):
@@ -225,4 +225,4 @@ def test_header_says_who_and_when():
     sender.send(gaussian(300))
     message = reference.parse_message(sender.send(gaussian(300)))
     assert (message.rank, message.step, message.kind, message.dtype) == (2, 1, 0, torch.float32)
-    assert struct.calcsize("<4sHBBIIQQ") + 24 + reference.payload_bytes(300, 4, 256) == message.length
+    assert struct.calcsize("<4sHBBIIQQ") + 24 + reference.quantizer.payload_bytes(300, 4, 256) == message.length

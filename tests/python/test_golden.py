@@ -42,15 +42,9 @@ def test_whole_message_encoders_agree(entry):
         pytest.skip("an average: not what encode makes")
     (s,) = entry["sections"]
     x = make_golden.make_input(s["input"], getattr(torch, entry["dtype"]))
-    if s["codec"] == "raw":
-        message = reference.encode_raw(x, entry["step"], entry["rank"])
-    elif s["codec"] in make_golden.codecs.ENCODERS:
-        message = make_golden.codecs.encode(x, s["codec"], s["block"], entry["seed"], entry["step"], entry["rank"])
-    elif s["codec"] == "topk":
-        message = reference.encode_topk(x, s["ratio"], s["k"], entry["step"], entry["rank"])
-    else:
-        message = reference.encode(x, s["bits"], s["block"], s["levels"], s["rounding"], entry["seed"], entry["step"],
-                                   entry["rank"])
+    name = s["codec"] if "arguments" in s else "Quantizer"
+    arguments = s.get("arguments") or {key: s[key] for key in ("bits", "block", "levels", "rounding") if key in s}
+    message = reference.encode(x, name, entry["seed"], entry["step"], entry["rank"], **arguments)
     assert torch.equal(message, stored(entry))
 
 

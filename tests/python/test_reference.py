@@ -1,4 +1,4 @@
-"""Tests of torch_smoothquant/reference.py that need no compiled code: the module is loaded by its path."""
+"""Tests of torch_smoothquant/reference that need no compiled code: the module is loaded by its path."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def gaussian(numel: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> t
 def quantized(x: torch.Tensor, bits: int = 4, block: int = 256, levels: str = "unbiased", **more) -> torch.Tensor:
     """Payload for x with an all-zero key unless told otherwise."""
     arguments = {"rounding": None, "seed": 0, "step": 0, "rank": 0, **more}
-    return reference.quantize(x, bits, block, levels, **arguments)
+    return reference.quantizer.quantize(x, bits, block, levels, **arguments)
 
 
 # ---------------------------------------------------------------- a second, scalar reading of the document
@@ -154,7 +154,7 @@ def test_philox_key_separates_its_arguments():
 
 @pytest.mark.parametrize("offset", [0, 256, 77, 2**37 + 3])
 def test_dither_belongs_to_the_element(offset):
-    u = reference._dither(600, offset, (123, 456))
+    u = reference.dither(600, offset, (123, 456))
     assert u.tolist() == [scalar_dither(offset + i, (123, 456)) for i in range(600)]
     assert u.abs().max() < 0.5
 
@@ -169,7 +169,7 @@ def test_round_trip(bits, levels, dtype):
     for numel in NUMELS:
         for block in BLOCKS:
             x = gaussian(numel, seed=numel + block, dtype=dtype)
-            message = reference.encode(x, bits, block, levels, seed=1, step=2, rank=3)
+            message = reference.quantizer.encode_message(x, bits, block, levels, seed=1, step=2, rank=3)
             parsed = reference.parse_message(message)
             (section,) = parsed.sections
             rows = -(-(numel % 256) // 32)
@@ -178,7 +178,7 @@ def test_round_trip(bits, levels, dtype):
             assert parsed.length == message.numel() == 56 + size
             assert (parsed.dtype, parsed.kind, parsed.rank, parsed.step) == (dtype, 0, 3, 2)
             assert (section.codec, section.flags, section.bits, section.block) == (1, 0, bits, block)
-            assert (section.levels, section.numel, section.bytes) == (LEVELS.index(levels), numel, size)
+            assert (section.variant, section.numel, section.bytes) == (LEVELS.index(levels), numel, size)
             assert torch.equal(reference.build_message(list(parsed.sections), dtype, 0, 3, 2), message)
 
             decoded = reference.decode(message)
@@ -207,7 +207,7 @@ def test_raw_round_trip(numel, dtype):
     x = gaussian(numel, dtype=dtype)
     x[: numel // 2 : 5] = float("inf")
     x[1 : numel // 2 : 5] = float("nan")
-    message = reference.encode_raw(x, step=4, rank=5)
+    message = reference.encode(x, "Identity", step=4, rank=5)
     assert message.numel() == 56 + numel * dtype.itemsize
     decoded = reference.decode(bytes(message.tolist()))
     assert decoded.dtype == dtype and torch.equal(decoded.view(torch.uint8), x.view(torch.uint8))
@@ -217,14 +217,14 @@ def test_raw_round_trip(numel, dtype):
 def test_every_byte_of_the_layout_counts(bits):
     for numel in (*NUMELS, 224, 225, 512):
         for block in BLOCKS:
-            travels = reference._travels(numel, bits, block)
-            assert int(travels.sum()) == reference.payload_bytes(numel, bits, block)
+            travels = reference.quantizer._travels(numel, bits, block)
+            assert int(travels.sum()) == reference.quantizer.payload_bytes(numel, bits, block)
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_unbiased_in_the_mean(bits):
     x = gaussian(256, seed=3)
-    draws = [reference.dequantize(quantized(x, bits, step=step), 256, bits, 256, "unbiased") for step in range(400)]
+    draws = [reference.quantizer.dequantize(quantized(x, bits, step=step), 256, bits, 256, "unbiased") for step in range(400)]
     step = float(x.abs().max()) / max(2 ** (bits - 1) - 1, 0.5)
     assert (torch.stack(draws).double().mean(0) - x).abs().max() < 5 * step / 2 / 20  # 5 sigma of 400 draws
 
@@ -232,7 +232,7 @@ def test_unbiased_in_the_mean(bits):
 @pytest.mark.parametrize("bits, expected", [(1, 0.363), (2, 0.118), (3, 0.037), (4, 0.0115)])
 def test_fit_error_on_gaussian(bits, expected):
     x = gaussian(200 * 256)
-    error = (reference.decode(reference.encode(x, bits, levels="fit")) - x).square().sum() / x.square().sum()
+    error = (reference.decode(reference.quantizer.encode_message(x, bits, levels="fit")) - x).square().sum() / x.square().sum()
     assert float(error) == pytest.approx(expected, rel=0.03)
 
 
@@ -240,7 +240,7 @@ def test_fit_uses_both_grids():
     sparse = torch.zeros(256)
     sparse[::16] = gaussian(16)
     payload = quantized(torch.cat((sparse, gaussian(256))), 2, 256, "fit")
-    scales = reference._unpack(payload, 512, 2, 256)[1]
+    scales = reference.quantizer.unpack(payload, 512, 2, 256)[1]
     assert scales.signbit().tolist() == [False, True]
 
 
@@ -260,24 +260,24 @@ def test_key_changes_the_dither_and_only_it():
     for change in ({"seed": 1}, {"step": 1}, {"rank": 1}, {"parameter": 1}, {"averaged": True}, {"offset": 256}):
         other = quantized(x, **change)
         assert not torch.equal(other, base)
-        assert torch.equal(reference._unpack(other, 512, 4, 256)[1], reference._unpack(base, 512, 4, 256)[1])
+        assert torch.equal(reference.quantizer.unpack(other, 512, 4, 256)[1], reference.quantizer.unpack(base, 512, 4, 256)[1])
     assert torch.equal(quantized(x, levels="fit"), quantized(x, levels="fit", seed=1, step=2, rank=3))
 
 
 def test_nearest_and_shrink():
     x = gaussian(700)
-    nearest = reference.dequantize(quantized(x, 5, rounding="nearest"), 700, 5, 256, "unbiased")
+    nearest = reference.quantizer.dequantize(quantized(x, 5, rounding="nearest"), 700, 5, 256, "unbiased")
     for part, decoded in zip(x.split(256), nearest.split(256)):
         assert (part - decoded).abs().max() <= part.abs().max() / 15 / 2 * 1.0001
     whole, shrunk = quantized(x, 5), quantized(x, 5, shrink=0.3)
-    (codes, scales), (codes1, scales1) = (reference._unpack(p, 700, 5, 256) for p in (whole, shrunk))
+    (codes, scales), (codes1, scales1) = (reference.quantizer.unpack(p, 700, 5, 256) for p in (whole, shrunk))
     assert torch.equal(codes, codes1) and torch.equal(scales * torch.tensor(0.3), scales1)
 
 
 def test_fp64_is_rounded_once():
     x = gaussian(300, dtype=torch.float64)
     assert torch.equal(quantized(x), quantized(x.to(torch.float32)))
-    assert reference.decode(reference.encode(torch.tensor([1e300, 1.0], dtype=torch.float64))).isnan().all()
+    assert reference.decode(reference.quantizer.encode_message(torch.tensor([1e300, 1.0], dtype=torch.float64))).isnan().all()
 
 
 # ---------------------------------------------------------------- zero, denormal, huge, not finite
@@ -292,7 +292,7 @@ MAX = torch.finfo(torch.float32).max
 def test_small_blocks_are_empty(value, bits, levels):
     payload = quantized(torch.full((100,), value), bits, 32, levels)
     assert not payload.any()
-    decoded = reference.dequantize(payload, 100, bits, 32, levels)
+    decoded = reference.quantizer.dequantize(payload, 100, bits, 32, levels)
     assert torch.equal(decoded, torch.zeros(100)) and not decoded.signbit().any()
 
 
@@ -303,7 +303,7 @@ def test_extreme_blocks_decode_finite(value, bits, levels):
     x = torch.full((64,), value)
     x[1::2] *= -0.75
     x[2::8] = 1e-40  # a denormal beside a normal maximum
-    decoded = reference.decode(reference.encode(x, bits, 32, levels))
+    decoded = reference.decode(reference.quantizer.encode_message(x, bits, 32, levels))
     assert decoded.isfinite().all()
     assert float(decoded.abs().max()) <= MAX
     check_error(x, decoded, bits, 32, levels) if value < 2.0**120 else None
@@ -313,9 +313,9 @@ def test_extreme_blocks_decode_finite(value, bits, levels):
 
 @pytest.mark.parametrize("bits", BITS)
 def test_cap_keeps_the_largest_value_finite(bits):
-    for top in (reference._top(bits), 2**bits - 1):
+    for top in (reference.quantizer._top(bits), 2**bits - 1):
         cap = torch.tensor([float.fromhex("0x1.FFFFFp127")]) / torch.tensor([float(top)])
-        assert torch.equal(torch.tensor([MAX]).clamp(max=reference._MAX / top), cap)  # a clamp's bound is fp32
+        assert torch.equal(torch.tensor([MAX]).clamp(max=reference.quantizer.MAX / top), cap)  # a clamp's bound is fp32
         assert (cap * top).isfinite().all()
 
 
@@ -325,9 +325,9 @@ def test_cap_keeps_the_largest_value_finite(bits):
 def test_non_finite_section(dtype, value, levels):
     x = gaussian(300, dtype=dtype)
     x[299] = value
-    message = reference.encode(x, 3, 32, levels)
+    message = reference.quantizer.encode_message(x, 3, 32, levels)
     (section,) = reference.parse_message(message).sections
-    assert section.flags == 1 and section.bytes == reference.payload_bytes(300, 3, 32) and not section.payload.any()
+    assert section.flags == 1 and section.bytes == reference.quantizer.payload_bytes(300, 3, 32) and not section.payload.any()
     decoded = reference.decode(message)
     assert decoded.dtype == dtype and decoded.shape == (300,) and decoded.isnan().all()
     message[-1] = 1
@@ -351,17 +351,17 @@ def test_bad_arguments_are_named(arguments, name):
 def test_bad_sender_is_named():
     for arguments, name in (({"rank": 2**32}, "rank"), ({"rank": -1}, "rank"), ({"step": 2**64}, "step")):
         with pytest.raises(ValueError, match=f"^{name}: "):
-            reference.encode(torch.ones(3), **arguments)
+            reference.quantizer.encode_message(torch.ones(3), **arguments)
     with pytest.raises(ValueError, match="^dtype: "):
-        reference.encode(torch.ones(3, dtype=torch.int32))
+        reference.quantizer.encode_message(torch.ones(3, dtype=torch.int32))
     with pytest.raises(ValueError, match="^message: "):
         reference.decode(torch.zeros(100))
 
 
 def small_messages() -> list[bytes]:
-    quantizer = [reference.encode(gaussian(40, seed=bits), bits, 32, levels) for bits, levels in
+    quantizer = [reference.quantizer.encode_message(gaussian(40, seed=bits), bits, 32, levels) for bits, levels in
                  ((1, "unbiased"), (3, "unbiased"), (1, "fit"), (2, "fit"), (8, "fit"))]
-    raw = reference.encode_raw(gaussian(5))
+    raw = reference.encode(gaussian(5), "Identity")
     sections = [s for message in (raw, *quantizer[:2]) for s in reference.parse_message(message).sections]
     several = reference.build_message(sections, torch.float32, kind=1)
     return [bytes(m.tolist()) for m in (*quantizer, raw, several, reference.build_message([], torch.float64))]
@@ -404,14 +404,14 @@ def test_flipped_bytes(index):
 FIELDS = [(0, "4s", b"TSQN", "magic"), (4, "H", 2, "version"), (6, "B", 4, "dtype"), (7, "B", 2, "kind"),
           (8, "I", 4, "sections"), (8, "I", 2**32 - 1, "sections"), (8, "I", 0, "length"), (24, "Q", 2**63, "length"),
           (32, "B", 9, "codec"), (33, "B", 2, "flags"), (34, "B", 0, "bits"), (34, "B", 9, "bits"),
-          (34, "B", 5, "bytes"), (35, "B", 2, "levels"), (36, "I", 48, "block"), (36, "I", 0, "block"),
+          (34, "B", 5, "bytes"), (35, "B", 2, "variant"), (36, "I", 48, "block"), (36, "I", 0, "block"),
           (36, "I", 2**31, "block"), (40, "Q", 65, "bytes"), (40, "Q", 2**64 - 1, "bytes"),
           (48, "Q", 2**64 - 1, "bytes"), (48, "Q", 0, "bytes")]
 
 
 @pytest.mark.parametrize("offset, kind, value, name", FIELDS)
 def test_bad_field_is_named(offset, kind, value, name):
-    message = bytearray(reference.encode(gaussian(40), 4, 32).tolist())
+    message = bytearray(reference.quantizer.encode_message(gaussian(40), 4, 32).tolist())
     struct.pack_into("<" + kind, message, offset, value)
     with pytest.raises(ValueError, match=rf"{name}: expected .*, found "):
         reference.decode(bytes(message))
@@ -419,9 +419,9 @@ def test_bad_field_is_named(offset, kind, value, name):
 
 def test_raw_section_has_no_quantizer_fields():
     for at in (34, 35, 36):
-        message = reference.encode_raw(gaussian(5))
+        message = reference.encode(gaussian(5), "Identity")
         message[at] = 1
-        with pytest.raises(ValueError, match="bits, levels, block: "):
+        with pytest.raises(ValueError, match="bits, variant, block: "):
             reference.decode(message)
 
 
@@ -440,14 +440,14 @@ def payload_of(scale: float, word: int, bits: int) -> torch.Tensor:
     (1.0, 1 << 7, 3, "unbiased", "bits that belong")])
 def test_reader_rejects(scale, word, bits, levels, name):
     with pytest.raises(ValueError, match=f"^{name}"):
-        reference.dequantize(payload_of(scale, word, bits), 33, bits, 64, levels)
+        reference.quantizer.dequantize(payload_of(scale, word, bits), 33, bits, 64, levels)
 
 
 def test_reader_rejects_a_code_of_an_absent_element():
     payload = payload_of(1.0, 0, 4)
     payload[4 + 1] = 0x10  # lane 1, row 1: element 33 of 33
     with pytest.raises(ValueError, match="^bits that belong"):
-        reference.dequantize(payload, 33, 4, 64, "unbiased")
+        reference.quantizer.dequantize(payload, 33, 4, 64, "unbiased")
 
 
 @pytest.mark.parametrize("scale, word, bits, levels, first, last", [
@@ -456,7 +456,7 @@ def test_reader_rejects_a_code_of_an_absent_element():
     (-0.5, 0 | 1 << 1, 1, "fit", -0.5, 0.5), (0.0, 0, 1, "fit", 0.0, 0.0), (0.0, 0, 8, "unbiased", 0.0, 0.0),
     (-0.0, 0 | 7 << 3, 3, "fit", 0.0, 0.0), (2.0**-149, 0 | 6 << 3, 3, "fit", -3 * 2.0**-149, 3 * 2.0**-149)])
 def test_reader_accepts(scale, word, bits, levels, first, last):
-    values = reference.dequantize(payload_of(scale, word, bits), 33, bits, 64, levels)
+    values = reference.quantizer.dequantize(payload_of(scale, word, bits), 33, bits, 64, levels)
     assert (values[0].item(), values[32].item()) == (first, last)
 
 
@@ -480,7 +480,7 @@ def test_worked_example_of_the_document():
     assert len(values) == 40
     assert reference.decode(message).tolist() == values
     (section,) = reference.parse_message(message).sections
-    assert reference._unpack(section.payload, 40, 2, 32)[0][:40].tolist() == codes
+    assert reference.quantizer.unpack(section.payload, 40, 2, 32)[0][:40].tolist() == codes
 
     x = torch.tensor([(i - 16) / 16 if i < 32 else {35: 4.0, 39: -4.0}.get(i, 0.0) for i in range(40)])
-    assert bytes(reference.encode(x, 2, 32, "fit", rank=1, step=5).tolist()) == message
+    assert bytes(reference.quantizer.encode_message(x, 2, 32, "fit", rank=1, step=5).tolist()) == message

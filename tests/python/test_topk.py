@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import torch_smoothquant as tsq
-from torch_smoothquant import _C, reference, reference_sparse
+from torch_smoothquant import _C, reference
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SIZES = (0, 1, 2, 255, 4097, 16384, 16385, 40000)
@@ -29,7 +29,7 @@ def gaussian(numel: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> t
 def test_bytes_and_values_are_those_of_the_reference(dtype):
     for numel, spec in itertools.product(SIZES, (tsq.TopK(ratio=0.01), tsq.TopK(0.1), tsq.TopK(k=7), tsq.TopK(1.0))):
         x = gaussian(numel, dtype)
-        expected = reference.encode_topk(x, spec.ratio, spec.k, step=3, rank=2)
+        expected = reference.encode(x, "TopK", step=3, rank=2, ratio=spec.ratio, k=spec.k)
         for target in TARGETS:
             _C.force_simd_target(target)
             message = tsq.encode(spec, x, step=3, rank=2)
@@ -55,7 +55,7 @@ def test_non_finite_is_marked():
     x = gaussian(20_000)
     x[100] = float("nan")
     message = tsq.encode("TopK(k=5)", x)
-    assert torch.equal(message, reference.encode_topk(x, k=5))
+    assert torch.equal(message, reference.encode(x, "TopK", k=5))
     assert message.numel() == 56 + 4 and tsq.decode(message).isnan().all()
 
 
@@ -69,10 +69,10 @@ def test_error_feedback_is_the_references(dtype):
     for step in range(10):
         x = gaussian(numel, dtype, seed=step)
         acc = residual + x.to(wide)
-        payload = reference_sparse.topk(acc, ratio=0.02, dtype=dtype)
+        payload = reference.sparse.topk(acc, ratio=0.02, dtype=dtype)
         message = sender.send(x)
         assert torch.equal(message[56:], payload)
-        sent = reference_sparse.topk_decode(payload, numel, dtype)
+        sent = reference.sparse.topk_decode(payload, numel, dtype)
         assert torch.equal(receiver.receive([message]), sent)
         residual = acc - sent.to(wide)
         assert torch.equal(sender.state["residual"], residual)
@@ -82,12 +82,12 @@ def test_index_coding_round_trip():
     for numel, density in itertools.product((1, 9, 16384, 20000), (0.001, 0.01, 0.3, 1.0)):
         generator = torch.Generator().manual_seed(numel)
         indices = torch.nonzero(torch.rand(numel, generator=generator) < density).flatten().tolist()
-        data = reference_sparse.encode_indices(indices, numel)
-        assert reference_sparse.decode_indices(data, numel) == (indices, data.numel())
+        data = reference.sparse.encode_indices(indices, numel)
+        assert reference.sparse.decode_indices(data, numel) == (indices, data.numel())
 
 
 def test_the_documents_example():
-    payload = reference_sparse.topk(torch.tensor([0.0, 3.0, 0.0, -4.0, 1.0]), k=2)
+    payload = reference.sparse.topk(torch.tensor([0.0, 3.0, 0.0, -4.0, 1.0]), k=2)
     assert bytes(payload.tolist()).hex() == "020017" + "00004040" + "000080c0"
 
 

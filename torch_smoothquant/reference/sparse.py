@@ -1,7 +1,4 @@
-"""Codec 6 (top-k) and the index coding of wire format version 1 in plain torch, written from docs/wire_format.md alone.
-
-Payloads only; messages are `reference`'s. Plain loops over bits: an oracle, meant to be read beside the document.
-"""
+"""Codec 6 (top-k) and the index coding. Plain loops over bits."""
 
 from __future__ import annotations
 
@@ -10,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from .wire import CODECS, Codec, Encoding, Key, no_parameters
+
+TOPK = 6
 SEGMENT = 16384
 _BITMAP = 0x8000
 
@@ -127,3 +127,11 @@ def _decode_body(bits: int, head: int, length: int) -> list[int]:
     high = bits >> head * low
     ones = [p for p in range(high.bit_length()) if high >> p & 1]
     return [p - j << low | bits >> j * low & (1 << low) - 1 for j, p in enumerate(ones)]
+
+
+def _encode(x: Tensor, key: Key, ratio: float | None = None, k: int | None = None) -> Encoding:
+    return Encoding(topk(x, ratio, k), bool(x.isfinite().all()))
+
+
+CODECS[TOPK] = Codec(no_parameters, lambda section, dtype: None,
+                     lambda section, dtype: topk_decode(section.payload, section.numel, dtype), {"TopK": _encode})
