@@ -29,6 +29,13 @@ _check_build(built_for_torch, torch.__version__)  # before ._C: another torch's 
 from .endpoint import Receiver, Sender, WireError, decode, encode  # noqa: E402
 from .hook import Hook, attach, comm_hook, prepare  # noqa: E402
 from .spec import (  # noqa: E402
+    CLAG,
+    DIANA,
+    EF21,
+    LAG,
+    MARINA,
+    AdaCGD,
+    Bidirectional,
     Compressor,
     Direct,
     ErrorFeedback,
@@ -40,11 +47,13 @@ from .spec import (  # noqa: E402
     Spec,
     SpecError,
     Ternary,
+    ThreePC,
     TopK,
     parse,
 )
 
 __all__ = [
-    "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "Quantizer", "Receiver", "Sender", "Sign", "Spec",
-    "SpecError", "Ternary", "TopK", "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
+    "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bidirectional", "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity",
+    "Mechanism", "Natural", "Quantizer", "Receiver", "Sender", "Sign", "Spec", "SpecError", "Ternary", "ThreePC", "TopK", "WireError",
+    "attach", "comm_hook", "decode", "encode", "parse", "prepare",
 ]

@@ -74,15 +74,18 @@ class Sender:
 
     def state_dict(self) -> dict:
         """Everything that a new Sender of the same arguments needs to go on bit for bit."""
-        return {"spec": repr(self.spec), "step": self.step, "state": self.state}
+        return {"spec": repr(self.spec), "step": self.step, "rate": self._sender.rate, "state": self.state}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Raises ValueError, with nothing changed, if the state is of another spec, length or dtype."""
-        if missing := {"spec", "step", "state"} - set(state_dict):
-            raise ValueError(f"state_dict: expected the keys spec, step, state; not there: {', '.join(sorted(missing))}")
-        if state_dict["spec"] != repr(self.spec):
-            raise ValueError(f"state_dict: expected one of {self.spec!r}, got one of {state_dict.get('spec')}")
+        _check_state(state_dict, {"spec", "step", "rate", "state"}, self.spec)
         self._sender.load_state(state_dict["state"], state_dict["step"])
+        self._sender.rate = state_dict["rate"]
+
+    @property
+    def level(self) -> int | None:
+        """Of the last message: the level of a ladder (0: nothing was sent); None for mechanisms without levels."""
+        return None if self._sender.level < 0 else self._sender.level
 
 
 class Receiver:
@@ -99,12 +102,35 @@ class Receiver:
     def receive(self, messages: Iterable[torch.Tensor]) -> torch.Tensor:
         """Estimate of the mean gradient from one message of every rank (any order; summed in rank order).
 
+        Mechanisms that send increments need every step's messages, in order.
+
         Raises:
-            WireError: if a message is not legal, not of this spec and length, or not of the others' step. State is unchanged.
+            WireError: if a message is not legal, not of this spec and length, or not of the step that is due. State is unchanged.
         """
         if not isinstance(messages, Iterable):
             raise TypeError(f"messages: expected a sequence of tensors, got {type(messages).__name__}")
         return self._receiver.receive([_tensor(m, "messages") for m in messages])
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """Copies of the state vectors by name, e.g. ``{"estimate": ...}``; empty for mechanisms without."""
+        return self._receiver.state()
+
+    def state_dict(self) -> dict:
+        """Everything that a new Receiver of the same arguments needs to go on bit for bit."""
+        return {"spec": repr(self.spec), "step": self._receiver.step, "state": self.state}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Raises ValueError, with nothing changed, if the state is of another spec, length or dtype."""
+        _check_state(state_dict, {"spec", "step", "state"}, self.spec)
+        self._receiver.load_state(state_dict["state"], state_dict["step"])
+
+
+def _check_state(state_dict: dict, keys: set[str], spec: Spec) -> None:
+    if missing := keys - set(state_dict):
+        raise ValueError(f"state_dict: expected the keys {', '.join(sorted(keys))}; not there: {', '.join(sorted(missing))}")
+    if state_dict["spec"] != repr(spec):
+        raise ValueError(f"state_dict: expected one of {spec!r}, got one of {state_dict['spec']}")
 
 
 def _tensor(value: object, argument: str) -> torch.Tensor:

@@ -14,11 +14,12 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from . import _C
-from .spec import Spec, to_text
+from .spec import Bidirectional, Spec, parse, to_text
 
 DEFAULT = "ErrorFeedback(Quantizer(bits=4))"
 """Spec of ``attach(ddp)``: chosen by measurement, docs/tuning.md."""
 
+_PROGRESS = ("steps", "fresh", "up_rate", "down_rate")  # of a parameter, beside its state vectors
 _EXCHANGES = ("auto", "all_gather", "sharded", "dense")
 _LONGEST = 30 * 24 * 3600.0
 _SMALL_WORLD = 4  # up to here everybody may as well get everybody's message
@@ -76,8 +77,8 @@ class Hook:
 
         Holds tensors and plain values only, no process group. Loading it at the same rank and world size resumes bit for bit.
         """
-        vectors, steps = self._core.state()
-        parameters: dict[str, Any] = {name: {"steps": count} for name, count in steps.items()}
+        vectors, progress = self._core.state()
+        parameters: dict[str, Any] = {name: dict(zip(_PROGRESS, values, strict=True)) for name, values in progress.items()}
         for (name, side, vector), (begin, tensor) in vectors.items():
             parameters[name][f"{side}.{vector}"] = {"begin": begin, "values": tensor}
         return {"version": 1, **self._identity(), "loss_scale": self._loss_scale, "parameters": parameters}
@@ -97,19 +98,20 @@ class Hook:
         given = state_dict["parameters"]
         if difference := set(given) ^ set(self._core.state()[1]):
             raise ValueError(f"state_dict: parameters: expected this model's, differs in {sorted(difference)[:5]}")
-        vectors, steps = {}, {}
+        vectors, progress = {}, {}
         for name, entry in given.items():
-            if "steps" not in entry:
-                raise ValueError(f"state_dict: {name}: expected a key 'steps', not there")
+            if missing := set(_PROGRESS) - set(entry):
+                raise ValueError(f"state_dict: {name}: expected more keys: {', '.join(sorted(missing))} not there")
+            progress[name] = (entry["steps"], entry["fresh"], entry["up_rate"], entry["down_rate"])
             for key, value in entry.items():
                 side, dot, vector = key.partition(".")
-                if key == "steps":
-                    steps[name] = value
-                elif dot and set(value) == {"begin", "values"}:
+                if key in _PROGRESS:
+                    continue
+                if dot and set(value) == {"begin", "values"}:
                     vectors[name, side, vector] = (value["begin"], value["values"])
                 else:
                     raise ValueError(f"state_dict: {name}: expected 'steps' and vectors such as 'worker.residual', got {key!r}")
-        self._core.load_state(vectors, steps)
+        self._core.load_state(vectors, progress)
         self._loss_scale = state_dict["loss_scale"]
 
     def close(self) -> None:
@@ -195,7 +197,13 @@ def prepare(
     if exchange not in _EXCHANGES:
         raise ValueError(f"exchange: expected one of {', '.join(map(repr, _EXCHANGES))}, got {exchange!r}")
     up_text = to_text(DEFAULT if up is None else up, "up")
+    if isinstance(both := parse(up_text), Bidirectional):
+        if down is not None:
+            raise ValueError("down: expected None beside a Bidirectional, which has its own")
+        up_text, down = repr(both.up), both.down
     down_text = up_text if down is None else to_text(down, "down")
+    if isinstance(parse(down_text), Bidirectional):
+        raise ValueError(f"down: expected a mechanism of one direction, got {down_text}")
     seconds = _seconds(timeout)
     world = dist.get_world_size(ddp.process_group)
     if exchange == "auto":

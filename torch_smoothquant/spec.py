@@ -6,6 +6,7 @@ C++ (see docs/spec.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -25,8 +26,10 @@ class Spec:
         shown = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Spec):
-                shown.append(repr(value))
+            if isinstance(value, Spec) and field.default is MISSING:
+                shown.append(repr(value))  # what a spec is about stands first, without its name
+            elif isinstance(value, tuple):
+                shown.append(repr(list(value)))
             elif field.metadata.get("always") or field.default is MISSING or value != field.default:
                 shown.append(f"{field.name}={value!r}")
         return f"{type(self).__name__}({', '.join(shown)})"
@@ -46,6 +49,28 @@ class Compressor(Spec):
 
 class Mechanism(Spec):
     """The stateful rule between gradient and compressor."""
+
+    def constants(self, numel: int, world_size: int = 1) -> tuple[float, float] | None:
+        """(A, B) of the three point inequality E|C(x)-x|^2 <= (1-A) |h-y|^2 + B |x-y|^2 on ``numel`` elements; None if unknown."""
+        return _C.three_point(repr(self), numel, world_size)
+
+    def safe_step(self, L_minus: float, L_plus: float, numel: int, world_size: int = 1) -> float:
+        """The step size up to which theory promises descent on every smooth function: docs/algorithms.md.
+
+        Args:
+            L_minus: smoothness of f. L_plus: the smallest number with mean |grad f_i(x) - grad f_i(y)|^2 <= L_plus^2 |x - y|^2.
+        Raises:
+            ValueError: the mechanism's constants are not known for this compressor.
+        """
+        return _C.safe_step(repr(self), L_minus, L_plus, numel, world_size)
+
+    def state_numel(self) -> tuple[int, int]:
+        """State vectors per element: of each sender, of each receiver."""
+        return _C.state_counts(repr(self))
+
+    def expected_bits(self, numel: int) -> float:
+        """Expected bits of one float32 message of ``numel`` elements, without header, where every message is sent."""
+        return _C.expected_bits(repr(self), numel)
 
 
 def _always(default: Any) -> Any:
@@ -135,8 +160,119 @@ class ErrorFeedback(Mechanism):
     compressor: Compressor
 
 
+@dataclass(frozen=True, repr=False)
+class DIANA(Mechanism):
+    """Sends C(gradient - h) and moves h by alpha times that; unbiased, with the noise vanishing where gradients settle.
+
+    Args:
+        compressor: an unbiased one.
+        alpha: step of the shifts, in (0, 1]. None: 1 / (1 + omega).
+    """
+
+    compressor: Compressor
+    alpha: float | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class EF21(Mechanism):
+    """Sends C(gradient - h); h, known to the receiver, moves by what was sent. The estimate is the mean of all h.
+
+    Args:
+        compressor: any; an unbiased one is scaled by 1 / (1 + omega).
+        momentum: eta in (0, 1]: what is compressed is v = (1 - eta) v + eta gradient in place of the gradient (EF21-SGDM).
+        init: ``"dense"``: the first message is the whole gradient; ``"zero"``: h starts from zero. None: ``"dense"``.
+    """
+
+    compressor: Compressor
+    momentum: float | None = None
+    init: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class LAG(Mechanism):
+    """Lazy aggregation: sends the gradient only if |x - h|^2 > zeta |x - y|^2, y the previous gradient; else nothing.
+
+    Args:
+        zeta: at least 0.
+        init: as for :class:`EF21`.
+    """
+
+    zeta: float
+    init: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class CLAG(Mechanism):
+    """:class:`EF21` that sends only when :class:`LAG`'s trigger fires."""
+
+    compressor: Compressor
+    zeta: float
+    init: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class AdaCGD(Mechanism):
+    """Nothing, or the first level of a ladder whose error is at most zeta |x - y|^2, or else the last level, around h as in EF21.
+
+    Args:
+        ladder: compressors from cheap to accurate.
+        zeta: at least 0. None: (1 - alpha) / (1 - sqrt(1 - alpha)) of the last level, which costs nothing in step size.
+        init: as for :class:`EF21`.
+    """
+
+    ladder: Sequence[Compressor]
+    zeta: float | None = None
+    init: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ladder", tuple(self.ladder))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, repr=False)
+class ThreePC(Mechanism):
+    """The three point compressors v1 to v5; x is the gradient, y the previous one, h the estimate before.
+
+    Args:
+        compressor: C, contractive.
+        variant: 1: y + C(x - y), y travels too (idealised). 2: b = h + Q(x - y), then b + C(x - b). 3: b from another mechanism,
+            then b + C(x - b). 4: b = h + C2(x - h), then b + C(x - b). 5: x with probability p (a coin shared by all), else h + C(x - y).
+        second: variant 2: Q, unbiased; variant 4: C2; variant 3: EF21, LAG, CLAG or ThreePC.
+        p: variant 5, in (0, 1].
+        init: as for :class:`EF21`.
+    """
+
+    compressor: Compressor
+    variant: int = _always(2)
+    second: Spec | None = None
+    p: float | None = None
+    init: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class MARINA(Mechanism):
+    """With probability p (a coin shared by all) the gradient itself, else C(gradient - previous gradient), added to the estimate.
+
+    Args:
+        compressor: an unbiased one.
+        p: in (0, 1].
+    """
+
+    compressor: Compressor
+    p: float
+
+
+@dataclass(frozen=True, repr=False)
+class Bidirectional(Mechanism):
+    """Workers send by ``up``, whoever averages sends the average by ``down``. ``attach`` takes it for its up and down."""
+
+    up: Spec
+    down: Spec
+
+
 _CLASSES: dict[str, type[Spec]] = {
-    c.__name__: c for c in (Identity, Natural, Quantizer, Sign, Ternary, TopK, Direct, ErrorFeedback)
+    c.__name__: c for c in (Identity, Natural, Quantizer, Sign, Ternary, TopK, Direct, ErrorFeedback, DIANA, EF21, LAG, CLAG, AdaCGD,
+                            ThreePC, MARINA, Bidirectional)
 }
 
 

@@ -44,7 +44,7 @@ at::Tensor send(Sender& sender, const at::Tensor& gradient) {
   return message_of(sender.max_message_bytes(), [&](MutableBytes out) { return sender.send(x, out); });
 }
 
-at::Tensor receive(const Receiver& receiver, const std::vector<at::Tensor>& messages) {
+at::Tensor receive(Receiver& receiver, const std::vector<at::Tensor>& messages) {
   std::vector<Bytes> bytes;
   for (const at::Tensor& message : messages) bytes.push_back(bytes_of(message, "messages"));
   py::gil_scoped_release no_gil;
@@ -74,33 +74,35 @@ at::Tensor decode(const at::Tensor& message) {
 }
 
 /// Copies of the state vectors by name.
-std::map<std::string, at::Tensor> state_of(Sender& sender) {
+template <class End>
+std::map<std::string, at::Tensor> state_of(const End& end) {
   std::map<std::string, at::Tensor> out;
-  const auto names = sender.config().mechanism->state_names();
-  for (size_t i = 0; i < names.size(); ++i) {
-    const View view = sender.state(i);
+  const StateVectors& vectors = end.state();
+  for (size_t i = 0; i < vectors.size(); ++i) {
+    const View view = vectors.views()[i];
     at::Tensor copy = new_tensor(view.numel, to_scalar_type(view.dtype));
     if (view.numel) std::memcpy(copy.mutable_data_ptr(), view.data, view.numel * size_of(view.dtype));
-    out.emplace(names[i], copy);
+    out.emplace(vectors.names()[i], copy);
   }
   return out;
 }
 
-void load_state(Sender& sender, const std::map<std::string, at::Tensor>& state, uint64_t step) {
-  const auto names = sender.config().mechanism->state_names();
+template <class End>
+void load_state(End& end, const std::map<std::string, at::Tensor>& state, uint64_t step) {
+  const auto& names = end.state().names();
   for (const bool write : {false, true}) {  // everything is checked before anything is changed
     for (size_t i = 0; i < names.size(); ++i) {
-      const View view = sender.state(i);
+      const View view = end.state().views()[i];
       const auto found = state.find(names[i]);
       if (found == state.end()) throw ArgumentError(concat("state: expected '", names[i], "', not there"));
-      const View given = view_of(found->second, names[i]);
+      const View given = view_of(found->second, names[i].c_str());
       if (given.numel != view.numel || given.dtype != view.dtype)
         throw ArgumentError(concat("state '", names[i], "': expected ", view.numel, " elements of ",
                                    name_of(view.dtype), ", got ", given.numel, " of ", name_of(given.dtype)));
       if (write && view.numel) std::memcpy(view.data, given.data, view.numel * size_of(view.dtype));
     }
   }
-  sender.set_step(step);
+  end.set_step(step);
 }
 
 }  // namespace
@@ -110,15 +112,20 @@ void bind_endpoints(py::module_& m) {
       .def(py::init(&make_sender), py::arg("spec"), py::arg("numel"), py::arg("rank"), py::arg("world_size"),
            py::arg("dtype"), py::arg("seed"))
       .def("send", &send)
-      .def("state", &state_of)
-      .def("load_state", &load_state)
+      .def("state", &state_of<Sender>)
+      .def("load_state", &load_state<Sender>)
+      .def_property("rate", &Sender::rate, &Sender::set_rate)
+      .def_property_readonly("level", &Sender::level)
       .def_property_readonly("step", &Sender::step);
   py::class_<Receiver>(m, "Receiver")
       .def(py::init([](const std::string& spec, int64_t numel, int64_t world_size, at::ScalarType type, uint64_t seed) {
              return Receiver(make_config(spec, numel, world_size, type, seed));
            }),
            py::arg("spec"), py::arg("numel"), py::arg("world_size"), py::arg("dtype"), py::arg("seed"))
-      .def("receive", &receive);
+      .def("receive", &receive)
+      .def("state", &state_of<Receiver>)
+      .def("load_state", &load_state<Receiver>)
+      .def_property_readonly("step", &Receiver::step);
   m.def("encode", &encode, py::arg("spec"), py::arg("x"), py::arg("seed"), py::arg("step"), py::arg("rank"));
   m.def("decode", &decode, py::arg("message"));
 }

@@ -58,6 +58,9 @@ py::dict stats(const Hook& hook) {
   out["collectives"] = s.traffic.collectives;
   out["dense_bytes"] = s.dense_bytes;
   out["non_finite"] = s.non_finite;
+  out["sent"] = s.sent;
+  out["skipped"] = s.skipped;
+  out["levels"] = s.levels;
   out["state_bytes"] = s.state_bytes;
   out["buffer_bytes"] = s.buffer_bytes;
   out["seconds"] = seconds;
@@ -65,34 +68,46 @@ py::dict stats(const Hook& hook) {
   return out;
 }
 
-/// A state vector by (parameter's name, "worker" or "owner", vector's name).
+/// A state vector by (parameter's name, side, vector's name).
 using StateKey = std::tuple<std::string, std::string, std::string>;
 
 StateKey key_of(const Averager& averager, const StateRef& ref) {
-  return {averager.parameters()[ref.parameter].name, ref.owner ? "owner" : "worker", ref.name};
+  return {averager.parameters()[ref.parameter].name, name_of(ref.side), ref.name};
 }
 
-/// ({key: (begin, copy)}, {parameter: steps})
-std::pair<std::map<StateKey, std::pair<size_t, at::Tensor>>, std::map<std::string, uint64_t>> state(Hook& hook) {
+/// (steps, fresh, the worker's rate, the owner's rate)
+using ProgressTuple = std::tuple<uint64_t, bool, double, double>;
+
+void check_whole(Averager& averager) {
+  if (averager.torn())
+    throw std::runtime_error(
+        "state_dict: a step broke off when some of this rank's state had moved on: load the last checkpoint");
+}
+
+/// ({key: (begin, copy)}, {parameter: progress})
+std::pair<std::map<StateKey, std::pair<size_t, at::Tensor>>, std::map<std::string, ProgressTuple>> state(Hook& hook) {
   std::map<StateKey, std::pair<size_t, at::Tensor>> vectors;
-  std::map<std::string, uint64_t> steps;
+  std::map<std::string, ProgressTuple> progress;
   hook.between_buckets([&](Averager& averager) {
-    for (const StateRef& ref : averager.state()) {
+    check_whole(averager);
+    for (const StateRef& ref : averager.states().all()) {
       at::Tensor copy = new_tensor(ref.view.numel, to_scalar_type(ref.view.dtype));
       std::memcpy(copy.mutable_data_ptr(), ref.view.data, ref.view.numel * size_of(ref.view.dtype));
       vectors.emplace(key_of(averager, ref), std::make_pair(ref.begin, copy));
     }
-    for (size_t i = 0; i < averager.parameters().size(); ++i)
-      steps.emplace(averager.parameters()[i].name, averager.steps()[i]);
+    for (uint32_t i = 0; i < averager.parameters().size(); ++i) {
+      const Progress& p = averager.states().progress(i);
+      progress.emplace(averager.parameters()[i].name, ProgressTuple{p.steps, p.fresh, p.rates[0], p.rates[1]});
+    }
   });
-  return {vectors, steps};
+  return {vectors, progress};
 }
 
 /// Everything is checked before anything is changed.
 void load_state(Hook& hook, const std::map<StateKey, std::pair<size_t, at::Tensor>>& vectors,
-                const std::map<std::string, uint64_t>& steps) {
+                const std::map<std::string, ProgressTuple>& progress) {
   hook.between_buckets([&](Averager& averager) {
-    const std::vector<StateRef> refs = averager.state();
+    const std::vector<StateRef> refs = averager.states().all();
     if (vectors.size() != refs.size())
       throw ArgumentError(concat("state_dict: expected ", refs.size(), " state vectors, got ", vectors.size()));
     for (const bool write : {false, true}) {
@@ -109,11 +124,12 @@ void load_state(Hook& hook, const std::map<StateKey, std::pair<size_t, at::Tenso
                                      name_of(given.dtype), " from ", begin));
         if (write) std::memcpy(ref.view.data, given.data, given.numel * size_of(given.dtype));
       }
-      for (size_t i = 0; i < averager.parameters().size(); ++i) {
-        const auto found = steps.find(averager.parameters()[i].name);
-        if (found == steps.end())
+      for (uint32_t i = 0; i < averager.parameters().size(); ++i) {
+        const auto found = progress.find(averager.parameters()[i].name);
+        if (found == progress.end())
           throw ArgumentError(concat("state_dict: expected steps of ", averager.parameters()[i].name, ", not there"));
-        if (write) averager.steps()[i] = found->second;
+        const auto& [steps, fresh, up_rate, down_rate] = found->second;
+        if (write) averager.states().progress(i) = {steps, fresh, {up_rate, down_rate}};
       }
     }
   });

@@ -180,6 +180,8 @@ std::string shortest(double number) {
 
 }  // namespace
 
+std::string number_text(double number) { return shortest(number); }
+
 std::string to_string(const Value& value) {
   switch (value.kind) {
     case Value::Kind::kNone:
@@ -259,6 +261,15 @@ std::optional<double> Arguments::fraction(const char* name) {
   return value->number;
 }
 
+std::optional<double> Arguments::number(const char* name, double low, double high) {
+  const Value* value = take(name);
+  if (!value || value->kind == Value::Kind::kNone) return std::nullopt;
+  const bool numeric = value->kind == Value::Kind::kInt || value->kind == Value::Kind::kFloat;
+  if (!numeric || !(value->number >= low && value->number <= high))
+    fail(*value, name, concat("a number from ", low, " to ", high));
+  return value->number;
+}
+
 int64_t Arguments::integer_of(const Value& value, const char* name, int64_t low, int64_t high) const {
   if (value.kind != Value::Kind::kInt || value.integer < low || value.integer > high)
     fail(value, name, concat("an integer from ", low, " to ", high));
@@ -281,6 +292,20 @@ const Value& Arguments::call(const char* name) {
   if (!value) throw_spec(text_, call_.column, concat(call_.text, " needs an argument '", name, "'"));
   if (value->kind != Value::Kind::kCall) fail(*value, name, "an expression such as Quantizer(bits=4)");
   return *value;
+}
+
+const Value* Arguments::optional_call(const char* name) {
+  const Value* value = take(name);
+  if (!value || value->kind == Value::Kind::kNone) return nullptr;
+  if (value->kind != Value::Kind::kCall) fail(*value, name, "an expression such as Quantizer(bits=4)");
+  return value;
+}
+
+const std::vector<Value>& Arguments::list(const char* name) {
+  const Value* value = take(name);
+  if (!value) throw_spec(text_, call_.column, concat(call_.text, " needs an argument '", name, "'"));
+  if (value->kind != Value::Kind::kList) fail(*value, name, "a list such as [TopK(ratio=0.01), TopK(ratio=0.1)]");
+  return value->items;
 }
 
 void Arguments::finish() const {

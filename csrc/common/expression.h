@@ -48,6 +48,9 @@ Value parse_expression(std::string_view text);
 /// The value as text: what parse_expression reads back.
 std::string to_string(const Value& value);
 
+/// A number as text, with the fewest digits that read back.
+std::string number_text(double number);
+
 /// Matches the arguments of one call with its parameters. Each getter names its parameter and takes it; `finish`
 /// rejects what is left.
 class Arguments {
@@ -60,7 +63,10 @@ class Arguments {
   std::optional<double> fraction(const char* name);                                      ///< in (0, 1]; likewise
   std::optional<std::string> choice(const char* name,
                                     const std::vector<std::string>& choices);  ///< None or one of them
-  const Value& call(const char* name);                                         ///< required
+  std::optional<double> number(const char* name, double low, double high);  ///< in [low, high]; None or not given: none
+  const Value& call(const char* name);                                      ///< required
+  const Value* optional_call(const char* name);                             ///< null: None or not given
+  const std::vector<Value>& list(const char* name);                         ///< required
   void finish() const;
 
   [[noreturn]] void fail(const Value& at, const char* name, const std::string& expected) const;

@@ -22,7 +22,7 @@ size_t encode_message(const Compressor& compressor, ConstView x, uint64_t seed, 
     sent.bytes = c->zero_bytes(x.numel, x.dtype);
     std::fill_n(payload.begin(), sent.bytes, uint8_t{0});
   }
-  writer.add({c->format(), !sent.finite, x.numel, sent.bytes});
+  writer.add({.format = c->format(), .non_finite = !sent.finite, .numel = x.numel, .bytes = sent.bytes});
   return writer.finish();
 }
 

@@ -5,6 +5,7 @@
 #include "common/error.h"
 #include "compressors/identity.h"
 #include "compressors/natural.h"
+#include "compressors/nothing.h"
 #include "compressors/quantizer.h"
 #include "compressors/sign.h"
 #include "compressors/ternary.h"
@@ -115,6 +116,8 @@ CompressorPtr decoder_for(const wire::Format& format) {
       return std::make_shared<Natural>();
     case wire::Codec::kTopK:
       return std::make_shared<TopK>(TopK::Config{.ratio = 1.0, .k = {}});
+    case wire::Codec::kNothing:
+      return std::make_shared<Nothing>();
     case wire::Codec::kUniformStep:
     case wire::Codec::kSubset:
     case wire::Codec::kSparseSign:

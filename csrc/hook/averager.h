@@ -3,9 +3,7 @@
 //
 //   all_gather   send to everybody, receive W messages, average
 //   sharded      send to each part's owner; the owner averages, compresses again, sends to everybody
-//   (docs/algorithms.md) dense        all-reduce of the bucket itself
-//
-// State is kept per parameter, not per bucket: DDP may rebuild its buckets at any time and nothing has to move.
+//   dense        all-reduce of the bucket itself
 #pragma once
 
 #include <map>
@@ -14,14 +12,13 @@
 #include <string>
 #include <vector>
 
-#include "common/buffer.h"
 #include "exchange/exchange.h"
 #include "hook/layout.h"
+#include "hook/states.h"
+#include "hook/transport.h"
 #include "mechanisms/section.h"
 
 namespace tsq {
-
-enum class ExchangeKind : uint8_t { kDense, kAllGather, kSharded };
 
 struct AveragerConfig {
   ExchangeKind exchange = ExchangeKind::kAllGather;
@@ -37,19 +34,12 @@ struct AveragerStats {
   uint64_t dense_bytes = 0;  ///< what a ring all-reduce of the same buckets sends from one rank
   uint64_t non_finite = 0;   ///< parameters (or parts) delivered as NaN because a rank had an Inf or NaN
   uint64_t state_bytes = 0;
-  uint64_t buffer_bytes = 0;  ///< memory for messages and averages
+  uint64_t buffer_bytes = 0;       ///< memory for messages and averages
+  uint64_t sent = 0;               ///< slices of parameters that this rank sent, ...
+  uint64_t skipped = 0;            ///< ... and of these, such as took no payload
+  std::map<int, uint64_t> levels;  ///< of the mechanisms that have some: how often each was sent
   double encode_seconds = 0, exchange_seconds = 0, decode_seconds = 0;
   Traffic traffic;
-};
-
-/// A state vector of one parameter: the worker's over the whole parameter, the owner's over the part that this rank
-/// owns.
-struct StateRef {
-  uint32_t parameter = 0;
-  bool owner = false;
-  std::string name;
-  size_t begin = 0;
-  View view;
 };
 
 /// One caller at a time; stats() from any thread.
@@ -57,8 +47,8 @@ class Averager {
  public:
   Averager(std::vector<Parameter> parameters, const AveragerConfig& config, std::unique_ptr<Exchange> exchange);
 
-  /// buffer = mean over ranks of buffer. `ids`: the parameters in it, in order, without gaps. Collective.
-  /// If it throws, state is as before the call (to rounding) and the exchange must not be used any more.
+  /// buffer = mean over ranks of buffer. `ids`: the parameters in it, in order, without gaps. Collective. If it throws,
+  /// the exchange must not be used any more, and either state is as before the call (to rounding) or torn() is true.
   void average(std::span<const uint32_t> ids, View buffer);
 
   /// While off, buckets travel by all-reduce and state rests. Takes effect with the next bucket; the same on all ranks.
@@ -68,64 +58,64 @@ class Averager {
   void scale_state(double factor);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
+  const AveragerConfig& config() const { return config_; }
   Exchange& exchange() { return *exchange_; }
   AveragerStats stats() const;
 
-  std::vector<StateRef> state();
-  std::vector<uint64_t>& steps() { return steps_; }  ///< by parameter: how often it was sent
+  /// True if a step broke off after some state had moved on.
+  bool torn() const { return torn_; }
+  States& states() { return states_; }
 
  private:
-  struct Slots {
-    std::vector<Buffer> buffers;
-    std::vector<View> views;
-    size_t begin = 0;  ///< place of the first element in the parameter
-  };
-  /// A section that was sent and may have to be taken back.
+  /// A slice that was sent and may have to be taken back.
   struct Sent {
     const Piece* piece;
     bool owner;   ///< of the average, in the owner's state; else of the gradient, in the worker's
     ConstView x;  ///< what was compressed; stays as it is until the bucket is delivered
-    Bytes payload;
+    std::vector<wire::Section> sections;
+    std::vector<Bytes> payloads;
     bool changed_state;  ///< false: marked or held
   };
 
-  static Slots make_slots(const Mechanism& mechanism, size_t numel, DType dtype, size_t begin);
-  const Layout& layout_of(std::span<const uint32_t> ids, DType dtype);
-  std::vector<View> state_of(const Slots& slots, const Piece& piece) const;
+  const Mechanism& mechanism(const Piece& piece, bool owner) const {
+    return owner ? *parameters_[piece.parameter].down : *parameters_[piece.parameter].up;
+  }
+  const Layout& layout_of(std::span<const uint32_t> ids);
+  size_t limit(const Shard& shard, bool owner) const;
+  bool fixed(const Layout& layout, bool owner) const;
+  StepKey key_of(const Piece& piece, bool owner) const;
   void inspect_all(const Layout& layout, ConstView buffer);
   size_t send_shard(const Shard& shard, ConstView buffer, MutableBytes out);
-  std::vector<wire::Message> check_messages(std::span<const Bytes> messages, const Shard& shard, wire::Kind kind,
+  std::vector<wire::Message> check_messages(std::span<const Bytes> messages, const Shard& shard, bool owner,
                                             DType dtype, int first_rank) const;
-  wire::Section send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, MutableBytes payload);
+  /// True if sent_ from `first` on holds skipped slices and nothing else: such a message does not travel.
+  bool all_skipped(size_t first) const;
+  wire::Message skipped_message(const Shard& shard, bool owner) const;
+  void send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out);
+  bool receive_piece(const Piece& piece, bool owner, std::span<const wire::Message> messages, View out);
+  void take_back();
   void retract(const Sent& sent);
+  void finish_step(const Layout& layout);
   void average_dense(View buffer);
   void average_all_gather(const Layout& layout, View buffer);
   void average_sharded(const Layout& layout, View buffer);
-  /// The lengths of everybody's messages, in rank order.
-  std::vector<size_t> gather_lengths(std::span<const size_t> mine);
-  /// Everybody's message. The first `length` bytes of the arena are mine; limits: what each rank's may be at most
-  /// (fixed size: what it is).
-  std::vector<Bytes> gather_messages(Bytes arena_with_mine, size_t length, std::span<const size_t> limits);
-  /// Everybody's message for the shard that this rank owns. `out`: mine for every owner, each in room for its maximum.
-  std::vector<Bytes> exchange_shards(Bytes out, const Layout& layout, std::span<const size_t> lengths);
   size_t average_own_shard(const Shard& shard, std::span<const Bytes> received, DType dtype, MutableBytes out);
   void deliver(const Shard& shard, std::span<const wire::Message> messages, bool averages, View buffer,
                size_t first_sent);
-  MutableBytes arena(std::vector<uint8_t>& memory, size_t bytes);
 
   std::vector<Parameter> parameters_;
   const AveragerConfig config_;
   std::unique_ptr<Exchange> exchange_;
+  Transport transport_;
+  States states_;
   bool enabled_ = true;
   bool all_identity_ = true;
-  bool fixed_size_ = true;             // all lengths follow from the layout; else they are exchanged first
-  uint64_t sequence_ = 0;              // of compressed buckets: the step in their messages' headers
-  std::vector<Slots> worker_, owner_;  // by parameter
-  std::vector<uint64_t> steps_;        // by parameter
-  std::vector<Delivery> delivery_;     // by parameter, of the current bucket
-  std::vector<Sent> sent_;             // of the current bucket, in the order of sections
-  std::map<std::pair<std::vector<uint32_t>, DType>, Layout> layouts_;
-  std::vector<uint8_t> send_memory_, pack_memory_, receive_memory_, average_memory_, mean_memory_;
+  bool torn_ = false;
+  uint64_t sequence_ = 0;           // of compressed buckets: the step in their messages' headers
+  std::vector<Delivery> delivery_;  // by parameter, of the current bucket
+  std::vector<Sent> sent_;          // of the current bucket, in the order of pieces
+  std::map<std::vector<uint32_t>, Layout> layouts_;
+  std::vector<uint8_t> send_memory_, average_memory_, mean_memory_;
 
   mutable std::mutex stats_mutex_;
   AveragerStats stats_;

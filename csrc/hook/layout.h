@@ -21,25 +21,26 @@ struct Parameter {
   MechanismPtr down;  ///< owner -> everybody (sharded exchange)
 
   /// Slices of it begin at multiples of this in both directions.
-  size_t granularity() const {
-    return std::max({up->compressor().granularity(), down->compressor().granularity(), size_t{256}});
-  }
+  size_t granularity() const { return std::max({up->granularity(), down->granularity(), size_t{256}}); }
 };
 
-/// A slice of a parameter, and where it lies in the bucket's buffer (in elements).
+/// A slice of a parameter, where it lies in the bucket's buffer (in elements), and its first section in the messages
+/// up and down.
 struct Piece {
   uint32_t parameter = 0;
   size_t begin = 0;
   size_t numel = 0;
   size_t at = 0;
+  size_t up_section = 0;
+  size_t down_section = 0;
 };
 
-/// The pieces that go into one message, and its hard maximum of bytes in each direction.
+/// The pieces that go into one message, and its number of sections in each direction.
 struct Shard {
   std::vector<Piece> pieces;
-  size_t up_bytes = 0;
-  size_t down_bytes = 0;
   size_t numel = 0;
+  size_t up_sections = 0;
+  size_t down_sections = 0;
 };
 
 struct Layout {
@@ -50,6 +51,6 @@ struct Layout {
 };
 
 /// O(parameters * world).
-Layout make_layout(std::span<const Parameter> parameters, std::span<const uint32_t> ids, DType dtype, int world);
+Layout make_layout(std::span<const Parameter> parameters, std::span<const uint32_t> ids, int world);
 
 }  // namespace tsq

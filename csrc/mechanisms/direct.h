@@ -1,26 +1,26 @@
 // Direct (DCGD): every step sends C(gradient); no state. Source: compressed gradient descent, docs/algorithms.md.
 #pragma once
 
-#include "mechanisms/mechanism.h"
+#include "mechanisms/stateless.h"
 
 namespace tsq {
 
-class Direct final : public Mechanism {
+class Direct final : public StatelessReceiver {
  public:
-  explicit Direct(const CompressorPtr& compressor) : written_(compressor), compressor_(compressor->as_unbiased()) {}
+  explicit Direct(const CompressorPtr& compressor)
+      : StatelessReceiver(compressor->as_unbiased()), written_(compressor) {}
 
   std::string spec() const override { return "Direct(" + written_->spec() + ")"; }
-  const Compressor& compressor() const override { return *compressor_; }
-  std::span<const char* const> state_names() const override { return {}; }
 
-  Compressor::Encoded send(ConstView x, std::span<const View>, const EncodeKey& key, MutableBytes out) const override {
-    return compressor_->encode(x, key, out);
+  bool send(ConstView x, std::span<const View>, const StepKey& key, Parts& out) const override {
+    const Compressor::Encoded sent = compressor().encode(x, key.encode, out.room());
+    if (sent.finite) out.add(compressor().format(), sent.bytes);
+    return sent.finite;
   }
-  void retract(Bytes, ConstView, std::span<const View>) const override {}
+  bool retract(const Arrived&, ConstView, std::span<const View>) const override { return true; }
 
  private:
-  CompressorPtr written_;     // as the user wrote it
-  CompressorPtr compressor_;  // with levels=None resolved
+  CompressorPtr written_;  // as the user wrote it
 };
 
 }  // namespace tsq

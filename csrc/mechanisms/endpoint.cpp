@@ -13,59 +13,71 @@ void check_config(const EndpointConfig& config) {
 
 }  // namespace
 
-Sender::Sender(const EndpointConfig& config, uint32_t rank) : config_(config), rank_(rank) {
+Sender::Sender(const EndpointConfig& config, uint32_t rank)
+    : config_(config), rank_(rank), state_(config.mechanism->state_names(), config.numel, config.dtype) {
   check_config(config);
   if (rank >= config.world_size)
     throw ArgumentError(concat("rank: expected less than world_size = ", config.world_size, ", got ", rank));
-  for (size_t i = 0; i < config.mechanism->state_names().size(); ++i) {
-    storage_.emplace_back(config.numel, state_dtype(config.dtype));
-    views_.push_back(storage_.back().view());
-  }
 }
 
 size_t Sender::max_message_bytes() const {
-  return wire::overhead(1) + config_.mechanism->compressor().max_bytes(config_.numel, config_.dtype);
+  return wire::overhead(config_.mechanism->parts()) +
+         config_.mechanism->max_bytes(config_.numel, config_.dtype, /*first=*/step_ == 0);
 }
 
 size_t Sender::send(ConstView x, MutableBytes out) {
   if (x.numel != config_.numel || x.dtype != config_.dtype)
     throw ArgumentError(concat("gradient: expected ", config_.numel, " elements of ", name_of(config_.dtype), ", got ",
                                x.numel, " of ", name_of(x.dtype)));
-  const StreamId stream{.seed = config_.seed, .step = step_, .rank = rank_};
-  wire::Writer writer(out, {.dtype = x.dtype, .sections = 1, .rank = rank_, .step = step_});
   const Mechanism& mechanism = *config_.mechanism;
-  const EncodeKey key = encode_key(stream, 0, config_.world_size);
-  writer.add(send_section(mechanism, inspect(mechanism, x, views_), x, views_, key, writer.payload()));
+  wire::Writer writer(
+      out, {.dtype = x.dtype, .sections = static_cast<uint32_t>(mechanism.parts()), .rank = rank_, .step = step_});
+  StepKey key{encode_key({.seed = config_.seed, .step = step_, .rank = rank_}, 0, config_.world_size), step_ == 0};
+  key.encode.rate = rate_;
+  Parts parts(x.numel, writer.payload());
+  const bool sent = send_slice(mechanism, inspect(mechanism, x, state_.views()), x, state_.views(), key, parts);
+  for (const wire::Section& section : parts.sections()) writer.add(section);
+  level_ = sent ? parts.level() : -1;
+  if (const auto target = mechanism.compressor().target_bits(); sent && target && !parts.sections()[0].whole)
+    rate_ = next_rate(rate_, *target, x.numel, parts.bytes());
   ++step_;
   return writer.finish();
 }
 
-Receiver::Receiver(const EndpointConfig& config) : config_(config) { check_config(config); }
+Receiver::Receiver(const EndpointConfig& config)
+    : config_(config), state_(config.mechanism->receiver_names(), config.numel, config.dtype) {
+  check_config(config);
+}
 
-void Receiver::receive(std::span<const Bytes> messages, View out) const {
+void Receiver::receive(std::span<const Bytes> messages, View out) {
   if (messages.size() != config_.world_size)
     throw ArgumentError(
         concat("messages: expected ", config_.world_size, ", one from every rank, got ", messages.size()));
   if (out.numel != config_.numel || out.dtype != config_.dtype)
     throw ArgumentError(concat("out: expected ", config_.numel, " elements of ", name_of(config_.dtype)));
+  const Mechanism& mechanism = *config_.mechanism;
   std::vector<wire::Message> by_rank(messages.size());
   std::vector<bool> seen(messages.size(), false);
-  uint64_t step = 0;
+  uint64_t step = step_;
   for (size_t i = 0; i < messages.size(); ++i) {
     wire::Message message = wire::parse(messages[i]);
     const wire::Header& header = message.header;
     if (header.rank >= messages.size() || seen[header.rank])
       throw_wire("rank", concat("each of 0 to ", messages.size() - 1, " once"), header.rank);
-    if (i == 0) step = header.step;
+    if (i == 0 && state_.size() == 0) step = header.step;
     if (header.step != step) throw_wire("step", step, header.step);
     if (header.kind != wire::Kind::kWorker) throw_wire("kind", "a worker's message", "an average");
     if (header.dtype != config_.dtype) throw_wire("dtype", name_of(config_.dtype), name_of(header.dtype));
-    if (header.sections != 1) throw_wire("sections", 1, header.sections);
-    check_section(message, 0, *config_.mechanism, config_.numel);
+    if (header.sections != mechanism.parts()) throw_wire("sections", mechanism.parts(), header.sections);
+    check_slice(message, 0, mechanism, config_.numel, /*first=*/step == 0);
     seen[header.rank] = true;
     by_rank[header.rank] = std::move(message);
   }
-  receive_section(*config_.mechanism, by_rank, 0, out);
+  std::vector<Arrived> from;
+  for (const wire::Message& message : by_rank) from.push_back(arrived(message, 0, mechanism));
+  const StreamId stream{.seed = config_.seed, .step = step, .averaged = true};
+  receive_slice(mechanism, from, state_.views(), {encode_key(stream, 0, config_.world_size), step == 0}, out);
+  step_ = step + 1;
 }
 
 }  // namespace tsq

@@ -20,6 +20,26 @@ struct EndpointConfig {
   uint64_t seed = 0;
 };
 
+/// State vectors of `numel` elements with names.
+class StateVectors {
+ public:
+  StateVectors() = default;
+  StateVectors(const std::vector<std::string>& names, size_t numel, DType dtype) : names_(names) {
+    for (size_t i = 0; i < names.size(); ++i) {
+      storage_.emplace_back(numel, state_dtype(dtype));
+      views_.push_back(storage_.back().view());
+    }
+  }
+  const std::vector<std::string>& names() const { return names_; }
+  std::span<const View> views() const { return views_; }
+  size_t size() const { return views_.size(); }
+
+ private:
+  std::vector<std::string> names_;
+  std::vector<Buffer> storage_;
+  std::vector<View> views_;
+};
+
 /// The worker's half. Owns its state. Not thread-safe.
 class Sender {
  public:
@@ -32,34 +52,49 @@ class Sender {
   size_t max_message_bytes() const;
 
   /// Writes the message for gradient x (numel elements of dtype) into `out` (>= max_message_bytes()); returns its
-  /// length. O(numel), one sweep. A non-finite x marks the message and leaves the state as it was.
+  /// length. O(numel). A non-finite x marks the message and leaves the state as it was.
   size_t send(ConstView x, MutableBytes out);
 
-  /// State vector i, named by mechanism->state_names(); writable so that checkpoints can be restored.
-  View state(size_t i) { return views_[i]; }
+  /// State vectors, named by mechanism->state_names(); writable so that checkpoints can be restored.
+  const StateVectors& state() const { return state_; }
+  View state(size_t i) { return state_.views()[i]; }
   void set_step(uint64_t step) { step_ = step; }
+
+  /// What a rate-controlled compressor is told (EncodeKey::rate); part of the state.
+  double rate() const { return rate_; }
+  void set_rate(double rate) { rate_ = rate; }
+
+  /// Of the last message: which level of a ladder it was, -1 without levels.
+  int level() const { return level_; }
 
  private:
   EndpointConfig config_;
   uint32_t rank_;
   uint64_t step_ = 0;
-  std::vector<Buffer> storage_;
-  std::vector<View> views_;
+  double rate_ = 1.0;
+  int level_ = -1;
+  StateVectors state_;
 };
 
-/// The half of whoever averages; every receiver of the same messages computes the same bits.
+/// The half of whoever averages; every receiver of the same messages computes the same bits. Not thread-safe.
 class Receiver {
  public:
   explicit Receiver(const EndpointConfig& config);
 
   const EndpointConfig& config() const { return config_; }
+  uint64_t step() const { return step_; }  ///< of the next messages, if there is state
+  const StateVectors& state() const { return state_; }
+  void set_step(uint64_t step) { step_ = step; }
 
   /// out = estimate of the mean gradient. One message from every rank, in any order; decoded in rank order.
-  /// Throws WireError, with `out` untouched, unless every message is legal and of the step the others are of.
-  void receive(std::span<const Bytes> messages, View out) const;
+  /// Throws WireError, with `out` and state untouched, unless every message is legal and of one step; with state, of
+  /// the step that follows the last one.
+  void receive(std::span<const Bytes> messages, View out);
 
  private:
   EndpointConfig config_;
+  uint64_t step_ = 0;
+  StateVectors state_;
 };
 
 }  // namespace tsq

@@ -3,26 +3,21 @@
 // step size comes later. Conservation: sum of messages + residual = sum of gradients.
 #pragma once
 
-#include "mechanisms/mechanism.h"
+#include "mechanisms/stateless.h"
 
 namespace tsq {
 
-class ErrorFeedback final : public Mechanism {
+class ErrorFeedback final : public StatelessReceiver {
  public:
   explicit ErrorFeedback(const CompressorPtr& compressor)
-      : written_(compressor), compressor_(compressor->as_contractive()) {}
+      : StatelessReceiver(compressor->as_contractive(), {"residual"}), written_(compressor) {}
 
   std::string spec() const override { return "ErrorFeedback(" + written_->spec() + ")"; }
-  const Compressor& compressor() const override { return *compressor_; }
-  std::span<const char* const> state_names() const override;
-
-  Compressor::Encoded send(ConstView x, std::span<const View> state, const EncodeKey& key,
-                           MutableBytes out) const override;
-  void retract(Bytes payload, ConstView x, std::span<const View> state) const override;
+  bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const override;
+  bool retract(const Arrived& sent, ConstView x, std::span<const View> state) const override;
 
  private:
   CompressorPtr written_;
-  CompressorPtr compressor_;
 };
 
 }  // namespace tsq

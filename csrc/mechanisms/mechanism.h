@@ -1,17 +1,78 @@
 // The contract of a mechanism: the stateful rule between a gradient and its compressor, in two halves, sender and
 // receiver.
 //
-// A Mechanism is immutable; the state it works on belongs to the caller (one set per parameter). It sees one section at
-// a time and never a rank's process group or a thread. mechanisms/section.h puts sections into messages.
+// A Mechanism is immutable; the state it works on belongs to the caller (one set per parameter). It sees one slice of a
+// parameter at a time and never a rank's process group or a thread. mechanisms/section.h puts slices into messages.
+//
+// A slice travels as parts() sections of a message, one in most mechanisms. What the sections say is enough to decode
+// them: a sender may choose its compressor anew in every step.
 #pragma once
 
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "compressors/compressor.h"
 
 namespace tsq {
+
+/// The step of a slice. For receivers `encode` is the key of what is encoded there, if anything (Bidirectional).
+struct StepKey {
+  EncodeKey encode;
+  bool first = false;  ///< all state is zero on all ranks, and they all know
+};
+
+/// The sections that a sender writes for one slice, front to back. Does not own the memory.
+class Parts {
+ public:
+  Parts(size_t numel, MutableBytes out) : numel_(numel), out_(out) {}
+
+  /// Where the next payload goes: all that is left.
+  MutableBytes room() const { return out_.subspan(used_); }
+
+  /// Adds the section whose `bytes` bytes were written to room().
+  void add(const wire::Format& format, size_t bytes, bool whole = false) {
+    wire::Section section;
+    section.format = format;
+    section.whole = whole;
+    section.numel = numel_;
+    section.bytes = bytes;
+    sections_.push_back(section);
+    used_ += bytes;
+  }
+  /// Which level of a ladder was sent, 0 for none: for statistics.
+  void set_level(int level) { level_ = level; }
+  int level() const { return level_; }  ///< -1: the mechanism has no levels
+
+  void skip() { add({.codec = wire::Codec::kNothing}, 0); }
+  void clear() { sections_.clear(), used_ = 0; }
+
+  std::vector<wire::Section>& sections() { return sections_; }
+  const std::vector<wire::Section>& sections() const { return sections_; }
+  size_t bytes() const { return used_; }
+  size_t numel() const { return numel_; }
+  Bytes payload() const { return out_.first(used_); }
+
+ private:
+  size_t numel_;
+  MutableBytes out_;
+  size_t used_ = 0;
+  int level_ = -1;
+  std::vector<wire::Section> sections_;
+};
+
+/// What has arrived from one rank for one slice: parts() sections and their payloads, checked.
+struct Arrived {
+  std::span<const wire::Section> sections;
+  std::span<const Bytes> payloads;
+  bool non_finite() const { return !sections.empty() && sections[0].non_finite; }
+};
+
+/// The constants of a three point compressor, E|C(x) - x|^2 <= (1 - A)|h - y|^2 + B |x - y|^2 (docs/algorithms.md).
+struct ThreePoint {
+  double A = 1, B = 0;
+};
 
 class Mechanism {
  public:
@@ -20,24 +81,75 @@ class Mechanism {
   /// The spec that parses back to this mechanism.
   virtual std::string spec() const = 0;
 
-  /// What codes the sections, all open choices made.
+  /// The compressor that the theory of the mechanism is about, all open choices made.
   virtual const Compressor& compressor() const = 0;
 
-  /// Names of the sender's state vectors, each as long as the section and of state_dtype. Start at zero.
-  virtual std::span<const char* const> state_names() const = 0;
+  // ---- what travels
+  virtual size_t parts() const { return 1; }
 
-  /// One step of the worker: compresses x, updates the state, writes the payload. x is finite if there is state.
-  virtual Compressor::Encoded send(ConstView x, std::span<const View> state, const EncodeKey& key,
-                                   MutableBytes out) const = 0;
+  /// What may code the sections of `part`, the usual one first.
+  virtual std::vector<CompressorPtr> codecs(size_t part) const = 0;
 
-  /// Takes a send back that will not be delivered: the state is as before it, to rounding; x and payload are those of
-  /// the send.
-  virtual void retract(Bytes payload, ConstView x, std::span<const View> state) const = 0;
+  /// True if the slice of the first step may travel whole.
+  virtual bool starts_dense() const { return false; }
 
-  /// One step of the receiver: `out` is the estimate of the mean, bit-identical wherever the same payloads come in.
-  virtual void receive(std::span<const Bytes> payloads, View out) const { compressor().decode_mean(payloads, out); }
+  /// True if the first part of a step may be a whole vector (wire::Section::whole).
+  virtual bool may_send_whole(bool first) const { return first && starts_dense(); }
+
+  /// Hard maximum of the payloads of a slice in a step.
+  virtual size_t max_bytes(size_t n, DType dtype, bool first) const;
+
+  /// True if every step's payloads have max_bytes: then lengths need not be exchanged.
+  virtual bool has_fixed_size(bool first) const;
+
+  virtual double expected_bits(size_t n, DType dtype) const;
+
+  size_t granularity() const;
+
+  // ---- state
+  /// Names of the sender's and the receiver's state vectors, each as long as the slice and of state_dtype. They start
+  /// at zero. The same name means the same thing in every mechanism: "residual" (owed), "shift" (the receiver's
+  /// knowledge of this rank's gradient), "gradient" (the previous one), "momentum"; "estimate" (the mean of shifts).
+  const std::vector<std::string>& state_names() const { return state_names_; }
+  const std::vector<std::string>& receiver_names() const { return receiver_names_; }
+
+  // ---- the sender's half
+  /// One step of the worker: compresses x, updates the state, adds parts() sections. x is finite if there is state.
+  /// False: part of what was to be encoded was not finite; the state is as it was and nothing counts as sent.
+  virtual bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const = 0;
+
+  /// Takes a send back that will not be delivered: the state is as before it, to rounding. x and `sent` are those of
+  /// the send. False if this mechanism cannot.
+  virtual bool retract(const Arrived& sent, ConstView x, std::span<const View> state) const = 0;
+
+  // ---- the receiver's half
+  /// True if a receiver uses what the others sent even if one rank's section is marked and the step delivers NaN:
+  /// senders' and receivers' state then go on together. False: the senders retract.
+  bool keeps_pace() const { return !receiver_names_.empty(); }
+
+  /// One step: `out` becomes the estimate of the mean, bit-identical wherever the same payloads come in. `from`: one
+  /// per rank, in rank order; if one is marked, only the state is advanced and `out` is not touched.
+  virtual void receive(std::span<const Arrived> from, std::span<const View> state, const StepKey& key,
+                       View out) const = 0;
+
+  // ---- theory
+  /// A and B on n elements and world_size ranks, for mechanisms that are three point compressors.
+  virtual std::optional<ThreePoint> three_point(size_t n, uint32_t world_size) const;
+
+ protected:
+  explicit Mechanism(std::vector<std::string> state_names = {}, std::vector<std::string> receiver_names = {})
+      : state_names_(std::move(state_names)), receiver_names_(std::move(receiver_names)) {}
+
+ private:
+  std::vector<std::string> state_names_, receiver_names_;
 };
 
 using MechanismPtr = std::shared_ptr<const Mechanism>;
+
+/// True if any of them is marked.
+bool any_non_finite(std::span<const Arrived> from);
+
+/// What reads this section: `usual` if the format is its own.
+CompressorPtr reader_of(const wire::Section& section, const CompressorPtr& usual);
 
 }  // namespace tsq

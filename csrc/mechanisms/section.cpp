@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "common/convert.h"
 #include "common/error.h"
+#include "compressors/identity.h"
 #include "compressors/message.h"
 #include "kernels/quantizer.h"
 
@@ -32,45 +32,81 @@ Delivery inspect(const Mechanism& mechanism, ConstView x, std::span<const View> 
   return finite ? Delivery::kSend : Delivery::kMark;
 }
 
-wire::Section send_section(const Mechanism& mechanism, Delivery delivery, ConstView x, std::span<const View> state,
-                           const EncodeKey& key, MutableBytes out) {
-  wire::Section section;
-  section.format = mechanism.compressor().format();
-  section.numel = x.numel;
-  section.non_finite = delivery == Delivery::kMark;
+bool send_slice(const Mechanism& mechanism, Delivery delivery, ConstView x, std::span<const View> state,
+                const StepKey& key, Parts& out) {
   if (delivery == Delivery::kSend) {
-    const Compressor::Encoded sent = mechanism.send(x, state, key, out);
-    section.bytes = sent.bytes;
-    section.non_finite = !sent.finite;  // with state: only if finite x and finite state overflow together
-    if (sent.finite) return section;
+    if (mechanism.send(x, state, key, out)) return true;
+    delivery = Delivery::kMark;  // with state: only if finite x and finite state overflow together
   }
-  // Nothing is delivered: zero_bytes of zeros are a legal payload of zeros in every codec.
-  section.bytes = mechanism.compressor().zero_bytes(x.numel, x.dtype);
-  std::fill_n(out.begin(), section.bytes, uint8_t{0});
-  return section;
+  fill_void(mechanism, x.dtype, key.first, delivery == Delivery::kMark, out);
+  return false;
 }
 
-void check_section(const wire::Message& message, size_t index, const Mechanism& mechanism, size_t numel) {
-  const wire::Section& section = message.sections[index];
-  const Compressor& compressor = mechanism.compressor();
-  if (!(section.format == compressor.format()))
-    throw_wire("section", concat("one of ", compressor.spec()), "another codec or other parameters");
-  if (section.numel != numel) throw_wire("numel", numel, section.numel);
-  validate_section(compressor, message, index);
-}
-
-bool receive_section(const Mechanism& mechanism, std::span<const wire::Message> messages, size_t index, View out) {
-  std::vector<Bytes> payloads;
-  payloads.reserve(messages.size());
-  for (const wire::Message& message : messages) {
-    if (message.sections[index].non_finite) {
-      fill_nan(out);
-      return false;
+void fill_void(const Mechanism& mechanism, DType dtype, bool first, bool marked, Parts& out) {
+  out.clear();
+  const bool whole = first && mechanism.starts_dense();
+  for (size_t part = 0; part < mechanism.parts(); ++part) {
+    if (!mechanism.has_fixed_size(first) || (whole && part > 0)) {
+      out.skip();
+    } else {
+      const CompressorPtr c = whole ? std::make_shared<Identity>() : mechanism.codecs(part)[0];
+      const size_t bytes = c->zero_bytes(out.numel(), dtype);
+      std::fill_n(out.room().begin(), bytes, uint8_t{0});
+      out.add(c->format(), bytes, whole);
     }
-    payloads.push_back(message.payloads[index]);
+    out.sections().back().non_finite = marked;
   }
-  mechanism.receive(payloads, out);
-  return true;
+}
+
+std::vector<Bytes> payloads_of(const Parts& parts) {
+  std::vector<Bytes> out;
+  size_t at = 0;
+  for (const wire::Section& s : parts.sections()) {
+    out.push_back(parts.payload().subspan(at, s.bytes));
+    at += s.bytes;
+  }
+  return out;
+}
+
+void check_slice(const wire::Message& message, size_t index, const Mechanism& mechanism, size_t numel, bool first) {
+  for (size_t part = 0; part < mechanism.parts(); ++part) {
+    const wire::Section& section = message.sections[index + part];
+    if (section.numel != numel) throw_wire("numel", numel, section.numel);
+    if (section.non_finite != message.sections[index].non_finite)
+      throw_wire("flags", "those of the first part", "others");
+    std::vector<CompressorPtr> legal = mechanism.codecs(part);
+    const bool whole_step = first && mechanism.starts_dense();
+    if (section.whole && part == 0 && mechanism.may_send_whole(first))
+      legal = {std::make_shared<Identity>()};
+    else if (section.whole)
+      throw_wire("flags", "an increment", "a whole vector");
+    else if (section.format.codec == wire::Codec::kNothing && (whole_step || !mechanism.has_fixed_size(first)))
+      legal = {decoder_for(section.format)};
+    const auto found =
+        std::find_if(legal.begin(), legal.end(), [&](const CompressorPtr& c) { return c->format() == section.format; });
+    if (found == legal.end())
+      throw_wire("section", concat("one of ", mechanism.codecs(part)[0]->spec()), "another codec or other parameters");
+    validate_section(**found, message, index + part);
+  }
+}
+
+Arrived arrived(const wire::Message& message, size_t index, const Mechanism& mechanism) {
+  const size_t parts = mechanism.parts();
+  return {std::span(message.sections).subspan(index, parts), std::span(message.payloads).subspan(index, parts)};
+}
+
+bool receive_slice(const Mechanism& mechanism, std::span<const Arrived> from, std::span<const View> state,
+                   const StepKey& key, View out) {
+  mechanism.receive(from, state, key, out);
+  if (!any_non_finite(from)) return true;
+  fill_nan(out);
+  return false;
+}
+
+double next_rate(double rate, double target_bits, size_t numel, size_t bytes) {
+  const double wanted = target_bits * static_cast<double>(numel), got = 8.0 * static_cast<double>(bytes);
+  if (got < 0.1 * wanted || wanted == 0) return rate;
+  return std::clamp(rate * std::clamp(std::sqrt(wanted / got), 0.8, 1.25), 0.1, 10.0);
 }
 
 }  // namespace tsq

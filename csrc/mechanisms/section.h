@@ -1,5 +1,4 @@
-// One section of a message: a slice of a parameter on its way through a mechanism. What Sender, Receiver and the hook
-// share.
+// One slice of a parameter on its way through a mechanism and a message. What Sender, Receiver and the hook share.
 #pragma once
 
 #include "mechanisms/mechanism.h"
@@ -18,15 +17,29 @@ enum class Delivery : uint8_t {
 /// state; the state only if x has magnitudes of 2^96 or more.
 Delivery inspect(const Mechanism& mechanism, ConstView x, std::span<const View> state);
 
-/// Writes the payload into `out` and returns its table entry.
-wire::Section send_section(const Mechanism& mechanism, Delivery delivery, ConstView x, std::span<const View> state,
-                           const EncodeKey& key, MutableBytes out);
+/// Adds the slice's sections to `out`. True if the state has changed: the slice was sent.
+bool send_slice(const Mechanism& mechanism, Delivery delivery, ConstView x, std::span<const View> state,
+                const StepKey& key, Parts& out);
 
-/// Checks section `index` of a message against what is due. Throws WireError.
-void check_section(const wire::Message& message, size_t index, const Mechanism& mechanism, size_t numel);
+/// Makes `out` the sections that stand for zeros, or for NaN where `marked`.
+void fill_void(const Mechanism& mechanism, DType dtype, bool first, bool marked, Parts& out);
 
-/// The mean over the messages' sections `index`, all checked; NaN everywhere if one of them is marked.
-/// Returns false in that case.
-bool receive_section(const Mechanism& mechanism, std::span<const wire::Message> messages, size_t index, View out);
+/// The payloads of `parts`, section by section.
+std::vector<Bytes> payloads_of(const Parts& parts);
+
+/// Checks sections [index, index + parts) of a message against what is due. Throws WireError.
+void check_slice(const wire::Message& message, size_t index, const Mechanism& mechanism, size_t numel, bool first);
+
+/// Sections [index, index + parts) of a message.
+Arrived arrived(const wire::Message& message, size_t index, const Mechanism& mechanism);
+
+/// The estimate from what has arrived from every rank, checked; NaN everywhere if one of them is marked. Returns false
+/// in that case. `state`: the receiver's.
+bool receive_slice(const Mechanism& mechanism, std::span<const Arrived> from, std::span<const View> state,
+                   const StepKey& key, View out);
+
+/// EncodeKey::rate for the next step: moves `rate` so that messages of `numel` elements that took `bytes` come to
+/// `target_bits` per element. Ignores nearly empty messages.
+double next_rate(double rate, double target_bits, size_t numel, size_t bytes);
 
 }  // namespace tsq

@@ -11,7 +11,7 @@ namespace tsq::wire {
 namespace {
 
 constexpr uint8_t kMagic[4] = {'T', 'S', 'Q', 'M'};
-constexpr uint8_t kNonFinite = 1;
+constexpr uint8_t kNonFinite = 1, kWhole = 2;
 
 Header read_header(Bytes bytes) {
   if (bytes.size() < kHeaderBytes) throw_wire("length", concat("at least ", kHeaderBytes, " bytes"), bytes.size());
@@ -55,12 +55,13 @@ constexpr Fields kFields[] = {
     kReserved,         // Codec::kDithering
     kReserved,         // Codec::kNaturalDithering
     kReserved,         // Codec::kCast
+    {0, 0, 0, false},  // Codec::kNothing
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
 
 Section read_section(const uint8_t* p) {
   if (p[0] >= kCodecCount || !kFields[p[0]].exists) throw_wire("codec", "a known number", int{p[0]});
-  if (p[1] > kNonFinite) throw_wire("flags", "0 or 1", int{p[1]});
+  if (p[1] > (kNonFinite | kWhole)) throw_wire("flags", "0 to 3", int{p[1]});
   const Fields& fields = kFields[p[0]];
   const uint32_t block = load<uint32_t>(p + 4);
   if (p[2] < fields.min_bits || p[2] > fields.max_bits)
@@ -72,6 +73,7 @@ Section read_section(const uint8_t* p) {
   Section section;
   section.format = {static_cast<Codec>(p[0]), p[2], p[3], block};
   section.non_finite = p[1] & kNonFinite;
+  section.whole = p[1] & kWhole;
   section.numel = load<uint64_t>(p + 8);
   section.bytes = load<uint64_t>(p + 16);
   return section;
@@ -105,7 +107,7 @@ void Writer::add(const Section& section) {
   assert(added_ < header_.sections && section.bytes <= out_.size() - end_);
   uint8_t* p = out_.data() + kHeaderBytes + kSectionBytes * added_++;
   p[0] = static_cast<uint8_t>(section.format.codec);
-  p[1] = section.non_finite ? kNonFinite : 0;
+  p[1] = static_cast<uint8_t>((section.non_finite ? kNonFinite : 0) | (section.whole ? kWhole : 0));
   p[2] = section.format.bits;
   p[3] = section.format.variant;
   store<uint32_t>(p + 4, section.format.block);

@@ -28,6 +28,7 @@ enum class Codec : uint8_t {
   kDithering = 9,
   kNaturalDithering = 10,
   kCast = 11,
+  kNothing = 12,  ///< no payload: zeros, where a mechanism skips
 };
 /// Format::variant of codec 1.
 enum Levels : uint8_t { kUnbiased = 0, kFit = 1 };
@@ -54,6 +55,7 @@ struct Format {
 struct Section {
   Format format;
   bool non_finite = false;
+  bool whole = false;  ///< the vector itself, where a mechanism otherwise sends increments of an estimate
   uint64_t numel = 0;
   uint64_t bytes = 0;
 };

@@ -151,8 +151,18 @@ def test_frozen_equal_hashable_copyable():
 # ------------------------------------------------------------------ the classes against the parser
 
 
+# where the constructor needs more than one compressor, or alternatives exclude each other
+SAMPLES: dict[type[tsq.Spec], tsq.Spec] = {
+    tsq.TopK: tsq.TopK(k=3), tsq.LAG: tsq.LAG(0.5), tsq.CLAG: tsq.CLAG(tsq.Quantizer(3), 2.0), tsq.MARINA: tsq.MARINA(tsq.Quantizer(3), 0.25),
+    tsq.AdaCGD: tsq.AdaCGD([tsq.TopK(k=3), tsq.TopK(k=9)], 16.0), tsq.Bidirectional: tsq.Bidirectional(tsq.EF21(tsq.Sign()), tsq.LAG(1.0)),
+    tsq.ThreePC: tsq.ThreePC(tsq.TopK(k=3), 2, tsq.Quantizer(3)), tsq.EF21: tsq.EF21(tsq.Quantizer(3), 0.1, "zero"),
+}
+
+
 def sample(cls: type[tsq.Spec]) -> tsq.Spec:
-    return cls(tsq.Quantizer(3)) if issubclass(cls, tsq.Mechanism) else cls(k=3) if cls is tsq.TopK else cls()
+    if cls in SAMPLES:
+        return SAMPLES[cls]
+    return cls(tsq.Quantizer(3)) if issubclass(cls, tsq.Mechanism) else cls()
 
 
 def refusal(text: str) -> str:
@@ -164,7 +174,7 @@ def refusal(text: str) -> str:
 @pytest.mark.parametrize("cls", _CLASSES.values(), ids=lambda c: c.__name__)
 def test_fields_are_the_arguments_of_the_parser(cls):
     object_, fields = sample(cls), dataclasses.fields(cls)
-    values = [repr(getattr(object_, f.name)) for f in fields]
+    values = [repr(list(v) if isinstance(v := getattr(object_, f.name), tuple) else v) for f in fields]
     by_keyword = ", ".join(f"{f.name}={v}" for f, v in zip(fields, values, strict=True))
     assert tsq.parse(f"{cls.__name__}({by_keyword})") == object_
     assert tsq.parse(f"{cls.__name__}({', '.join(values)})") == object_
@@ -174,8 +184,8 @@ def test_fields_are_the_arguments_of_the_parser(cls):
         rest = ", ".join(f"{f.name}={v}" for i, (f, v) in enumerate(zip(fields, values, strict=True)) if i != skipped)
         if field.default is dataclasses.MISSING:
             assert field.name in refusal(f"{cls.__name__}({rest})")
-        elif cls is tsq.TopK and field.name == "k":  # one of the two is required
-            assert "got none" in refusal(f"{cls.__name__}({rest})")
+        elif (cls, field.name) in {(tsq.TopK, "k"), (tsq.ThreePC, "second")}:  # required where the other fields are as they are
+            assert "got none" in refusal(f"{cls.__name__}({rest})") or "second= with" in refusal(f"{cls.__name__}({rest})")
         else:
             assert _C.canonical(f"{cls.__name__}({rest})") == repr(dataclasses.replace(object_, **{field.name: field.default}))
 

@@ -1,4 +1,4 @@
-"""Codecs 2 (sign), 3 (ternary) and 4 (natural)."""
+"""Codecs 2 (sign), 3 (ternary), 4 (natural) and 12 (nothing)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import quantizer as q
 from .philox import dither, philox_key
 from .wire import CODECS, Codec, Encoding, Key, check, no_parameters
 
-SIGN, TERNARY, NATURAL = 2, 3, 4
+SIGN, TERNARY, NATURAL, NOTHING = 2, 3, 4, 12
 
 
 def _sign(x: Tensor, key: Key, block: int = 256) -> Encoding:
@@ -67,3 +67,4 @@ CODECS[TERNARY] = Codec(lambda section, at: q.check_block_format(section, at, bi
                         {"Ternary": _ternary})
 CODECS[NATURAL] = Codec(no_parameters, lambda section, dtype: section.numel + 32 * -(-section.numel // 256),
                         lambda section, dtype: natural_values(section.payload, section.numel), {"Natural": _natural})
+CODECS[NOTHING] = Codec(no_parameters, lambda section, dtype: 0, lambda section, dtype: torch.zeros(section.numel, dtype=dtype))

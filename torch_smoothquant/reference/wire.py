@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # the header's dtype is an index into this
-NON_FINITE = 1  # flags: bit 0
+NON_FINITE, WHOLE = 1, 2  # flags: bits 0 and 1
 
 _MAGIC, _VERSION = b"TSQM", 1
 _HEADER = struct.Struct("<4sHBBIIQQ")  # magic, version, dtype, kind, sections, rank, step, length
@@ -109,7 +109,7 @@ def parse_message(message: Tensor | bytes) -> Message:
     for i, (number, flags, bits, variant, block, numel, size) in enumerate(_ENTRY.iter_unpack(table)):
         at = f"section {i}: "
         check(number in CODECS, at + "codec", f"one of {sorted(CODECS)}", number)
-        check(flags & ~NON_FINITE == 0, at + "flags", "0 or 1", flags)
+        check(flags & ~(NON_FINITE | WHOLE) == 0, at + "flags", "0 to 3", flags)
         check(size <= total - begin, at + "bytes", f"at most {total - begin} (left in the message)", size)
         section = Section(number, flags, bits, variant, block, numel, size, data[begin : begin + size])
         codec = CODECS[number]

@@ -84,13 +84,13 @@ TEST_P(AveragerFault, FailedCollectiveLeavesStateAndBufferAsTheyWere) {
                     });
     cluster.step(kBuckets, 0);
     const ByRank before = cluster.snapshot(), gradients = cluster.gradients(1);
-    const std::vector<uint64_t> steps = cluster.averagers[0]->steps();
+    const std::vector<uint64_t> steps = cluster.steps(0);
     ByRank values = gradients;
     const std::vector<std::string> errors = cluster.try_step(kBuckets, values);
     EXPECT_EQ(errors[1], "planted failure");
     EXPECT_TRUE(test::contains(errors[0], "a peer is gone") && test::contains(errors[2], "a peer is gone"));
     EXPECT_EQ(values, gradients);
-    EXPECT_EQ(cluster.averagers[0]->steps(), steps);
+    EXPECT_EQ(cluster.steps(0), steps);
     EXPECT_LE(test::relative_difference(cluster.snapshot(), before, gradients), kRounding) << "collective " << target;
   }
 }
@@ -124,7 +124,7 @@ TEST_P(AveragerFault, ChangedBytesRaiseAndLeaveNoTraceOrAreALegalMessage) {
       ByRank after = cluster.snapshot(), was = before;
       after.resize(1), was.resize(1);  // rank 0's; the other one has finished its step
       EXPECT_LE(test::relative_difference(after, was, gradients), kRounding) << "position " << position;
-      for (const StateRef& ref : cluster.averagers[0]->state()) EXPECT_TRUE(std::isfinite(test::max_abs(ref.view)));
+      for (const StateRef& ref : cluster.averagers[0]->states().all()) EXPECT_TRUE(std::isfinite(test::max_abs(ref.view)));
     }
   }
   EXPECT_GT(raised, 60u);

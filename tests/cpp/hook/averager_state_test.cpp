@@ -94,11 +94,11 @@ TEST_P(AveragerState, RestsWhileOff) {
       dense(world, DType::kFloat32, model(), {.exchange = ExchangeKind::kDense});
   cluster.step(kSeveral, 0);
   const ByRank before = cluster.snapshot();
-  const std::vector<uint64_t> steps = cluster.averagers[0]->steps();
+  const std::vector<uint64_t> steps = cluster.steps(0);
   for (auto& a : cluster.averagers) a->set_enabled(false);
   EXPECT_EQ(cluster.step(kSeveral, 1), dense.step(kSeveral, 1));
   EXPECT_EQ(cluster.snapshot(), before);
-  EXPECT_EQ(cluster.averagers[0]->steps(), steps);
+  EXPECT_EQ(cluster.steps(0), steps);
   for (auto& a : cluster.averagers) a->set_enabled(true);
   Cluster uninterrupted(world, DType::kFloat32, model(), {.exchange = kind});
   uninterrupted.step(kSeveral, 0);
@@ -126,14 +126,15 @@ TEST_P(AveragerState, CanBeCarriedOver) {
       b(world, DType::kFloat32, model(), {.exchange = kind});
   for (uint64_t step = 0; step < 3; ++step) a.step(kSeveral, step);
   for (size_t r = 0; r < a.averagers.size(); ++r) {
-    const std::vector<StateRef> from = a.averagers[r]->state(), to = b.averagers[r]->state();
+    const std::vector<StateRef> from = a.averagers[r]->states().all(), to = b.averagers[r]->states().all();
     ASSERT_EQ(from.size(), to.size());
     for (size_t i = 0; i < from.size(); ++i) {
-      ASSERT_TRUE(from[i].parameter == to[i].parameter && from[i].owner == to[i].owner && from[i].begin == to[i].begin);
+      ASSERT_TRUE(from[i].parameter == to[i].parameter && from[i].side == to[i].side && from[i].begin == to[i].begin);
       EXPECT_EQ(from[i].name, "residual");
       std::memcpy(to[i].view.data, from[i].view.data, to[i].view.numel * size_of(to[i].view.dtype));
     }
-    b.averagers[r]->steps() = a.averagers[r]->steps();
+    for (uint32_t id = 0; id < model().size(); ++id)
+      b.averagers[r]->states().progress(id) = a.averagers[r]->states().progress(id);
   }
   EXPECT_EQ(a.step(kSeveral, 3), b.step(kOneBucket, 3));
 }

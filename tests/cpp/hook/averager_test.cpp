@@ -131,7 +131,7 @@ TEST_P(AveragerTest, CountsWhatItDoes) {
     EXPECT_LT(stats.traffic.handed_bytes, numel * size_of(dtype));
   }
   uint64_t state = 0;
-  for (const StateRef& ref : cluster.averagers[0]->state()) state += ref.view.numel * size_of(ref.view.dtype);
+  for (const StateRef& ref : cluster.averagers[0]->states().all()) state += ref.view.numel * size_of(ref.view.dtype);
   EXPECT_EQ(stats.state_bytes, state);
 }
 

@@ -119,17 +119,24 @@ class Cluster {
 
   /// The worker's residual; of length 0 if there is none.
   Vector residual(int rank, uint32_t id) const {
-    for (const StateRef& ref : averagers[static_cast<size_t>(rank)]->state())
-      if (ref.parameter == id && !ref.owner) return Vector(ConstView(ref.view));
+    for (const StateRef& ref : averagers[static_cast<size_t>(rank)]->states().all())
+      if (ref.parameter == id && ref.side == Side::kWorker) return Vector(ConstView(ref.view));
     return Vector(state_dtype(dtype), 0);
+  }
+
+  /// How often each parameter was averaged compressed.
+  std::vector<uint64_t> steps(size_t rank) const {
+    std::vector<uint64_t> out;
+    for (uint32_t id = 0; id < model.size(); ++id) out.push_back(averagers[rank]->states().progress(id).steps);
+    return out;
   }
 
   /// The owners' residuals of a parameter put together; zero where there is none.
   Vector owner_residual(uint32_t id) const {
     const Vector out(state_dtype(dtype), model[id].numel);
     for (const auto& averager : averagers)
-      for (const StateRef& ref : averager->state())
-        if (ref.parameter == id && ref.owner)
+      for (const StateRef& ref : averager->states().all())
+        if (ref.parameter == id && ref.side == Side::kOwner)
           std::memcpy(out.view().slice(ref.begin, ref.view.numel).data, ref.view.data,
                       ref.view.numel * size_of(ref.view.dtype));
     return out;

@@ -58,20 +58,22 @@ TEST(Layout, PutsEveryElementOnceIntoTheWholeAndOnceIntoAShard) {
   EXPECT_EQ(parameters[3].granularity(), 256u);
   const std::vector<uint32_t> ids = {4, 0, 1, 3, 2};
   for (int world = 1; world <= 5; ++world) {
-    const Layout layout = make_layout(parameters, ids, DType::kFloat32, world);
+    const Layout layout = make_layout(parameters, ids, world);
     EXPECT_EQ(layout.numel, 12262u);
     EXPECT_EQ(layout.whole.numel, layout.numel);
     EXPECT_EQ(layout.whole.pieces.size(), 4u);  // nothing for the empty one
     ASSERT_EQ(layout.shards.size(), static_cast<size_t>(world));
     std::vector<int> seen(layout.numel), placed(layout.numel);
     for (const Shard& shard : layout.shards) {
-      size_t numel = 0, up = wire::kHeaderBytes, down = wire::kHeaderBytes;
+      size_t numel = 0, up = 0, down = 0;
       for (const Piece& piece : shard.pieces) {
         const Parameter& p = parameters[piece.parameter];
         EXPECT_EQ(piece.begin % p.granularity(), 0u);
         numel += piece.numel;
-        up += wire::kSectionBytes + p.up->compressor().max_bytes(piece.numel, DType::kFloat32);
-        down += wire::kSectionBytes + p.down->compressor().max_bytes(piece.numel, DType::kFloat32);
+        EXPECT_EQ(piece.up_section, up);
+        EXPECT_EQ(piece.down_section, down);
+        up += p.up->parts();
+        down += p.down->parts();
         for (size_t i = 0; i < piece.numel; ++i) ++seen[piece.at + i];
         for (const Piece& whole : layout.whole.pieces)
           if (whole.parameter == piece.parameter)
@@ -79,8 +81,8 @@ TEST(Layout, PutsEveryElementOnceIntoTheWholeAndOnceIntoAShard) {
               placed[whole.at + piece.begin + i] += whole.at + piece.begin == piece.at;
       }
       EXPECT_EQ(shard.numel, numel);
-      EXPECT_EQ(shard.up_bytes, up);
-      EXPECT_EQ(shard.down_bytes, down);
+      EXPECT_EQ(shard.up_sections, up);
+      EXPECT_EQ(shard.down_sections, down);
     }
     EXPECT_TRUE(std::ranges::all_of(seen, [](int n) { return n == 1; }));
     EXPECT_TRUE(std::ranges::all_of(placed, [](int n) { return n == 1; }));

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "mechanisms/endpoints.h"
+#include "mechanisms/section.h"
 
 namespace tsq {
 namespace {
@@ -90,7 +91,8 @@ TEST_P(ErrorFeedbackTest, RetractRestoresTheState) {
       const Vector before = ends.state(0), x = test::gradient_of(dtype, n, 0, 3);
       const Octets message = ends.send(0, x);
       const View state[] = {ends.senders[0].state(0)};
-      ends.config.mechanism->retract(wire::parse(message).payloads[0], x.view(), state);
+      const wire::Message parsed = wire::parse(message);
+      EXPECT_TRUE(ends.config.mechanism->retract(arrived(parsed, 0, *ends.config.mechanism), x.view(), state));
       const double size = test::max_abs(before.view()) + test::max_abs(x.view());
       EXPECT_LE(test::max_difference(ends.state(0).view(), before.view()), 4 * test::epsilon(state_dtype(dtype)) * size)
           << spec;

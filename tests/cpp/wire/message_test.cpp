@@ -35,7 +35,7 @@ Octets mixed_message(DType dtype) {
     const MutableBytes payload = writer.payload();
     const size_t bytes = c->encode(x.view(), {philox_key({.parameter = i}), 0}, payload).bytes;
     if (i == 2) std::fill_n(payload.begin(), bytes, uint8_t{0});
-    writer.add({c->format(), i == 2, x.size(), bytes});
+    writer.add({.format = c->format(), .non_finite = i == 2, .numel = x.size(), .bytes = bytes});
     ++i;
   }
   out.resize(writer.finish());

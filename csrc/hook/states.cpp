@@ -1,0 +1,63 @@
+#include "hook/states.h"
+
+namespace tsq {
+
+const char* name_of(Side side) {
+  static constexpr const char* kNames[kSides] = {"worker", "received", "owner", "delivered"};
+  return kNames[static_cast<size_t>(side)];
+}
+
+States::States(const std::vector<Parameter>& parameters, ExchangeKind exchange, uint32_t rank, uint32_t world_size)
+    : slots_(parameters.size()), progress_(parameters.size()) {
+  const bool sharded = exchange == ExchangeKind::kSharded;
+  for (uint32_t id = 0; id < parameters.size(); ++id) {
+    const Parameter& p = parameters[id];
+    const Range own = owned_range(p.numel, p.granularity(), id, rank, world_size), whole{0, p.numel}, none{0, 0};
+    const auto make = [&](Side side, const std::vector<std::string>& names, const Range& range) {
+      Slots& slots = slots_[id][static_cast<size_t>(side)];
+      slots.names = names;
+      slots.begin = range.begin;
+      slots.numel = range.size();
+      for (size_t i = 0; i < names.size(); ++i) {
+        slots.buffers.emplace_back(range.size(), state_dtype(p.dtype));
+        slots.views.push_back(slots.buffers.back().view());
+      }
+    };
+    if (exchange == ExchangeKind::kDense) continue;
+    make(Side::kWorker, p.up->state_names(), whole);
+    make(Side::kReceived, p.up->receiver_names(), sharded ? own : whole);
+    make(Side::kOwner, p.down->state_names(), sharded ? own : none);
+    make(Side::kDelivered, p.down->receiver_names(), sharded ? whole : none);
+  }
+}
+
+std::vector<View> States::of(Side side, const Piece& piece) const {
+  const Slots& s = slots(side, piece.parameter);
+  std::vector<View> views;
+  for (const View& view : s.views) views.push_back(view.slice(piece.begin - s.begin, piece.numel));
+  return views;
+}
+
+std::vector<StateRef> States::all() const {
+  std::vector<StateRef> refs;
+  for (uint32_t id = 0; id < slots_.size(); ++id)
+    for (int side = 0; side < kSides; ++side) {
+      const Slots& s = slots_[id][static_cast<size_t>(side)];
+      for (size_t i = 0; i < s.views.size(); ++i)
+        if (s.numel > 0) refs.push_back({id, static_cast<Side>(side), s.names[i], s.begin, s.views[i]});
+    }
+  return refs;
+}
+
+Range States::range(Side side, uint32_t parameter) const {
+  const Slots& s = slots(side, parameter);
+  return {s.begin, s.begin + s.numel};
+}
+
+size_t States::bytes() const {
+  size_t total = 0;
+  for (const StateRef& ref : all()) total += ref.view.numel * size_of(ref.view.dtype);
+  return total;
+}
+
+}  // namespace tsq

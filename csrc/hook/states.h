@@ -1,0 +1,79 @@
+// What the hook remembers of every parameter on one rank. Per parameter, not per bucket: DDP may rebuild its buckets at
+// any time and nothing has to move.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/buffer.h"
+#include "hook/layout.h"
+#include "hook/sharding.h"
+
+namespace tsq {
+
+enum class ExchangeKind : uint8_t { kDense, kAllGather, kSharded };
+
+/// Whose state it is. all_gather: worker's and received; sharded: all four, owner's and received for the part that this
+/// rank owns.
+enum class Side : uint8_t {
+  kWorker,     ///< the sender of gradients
+  kReceived,   ///< the receiver of gradients
+  kOwner,      ///< the sender of averages
+  kDelivered,  ///< the receiver of averages
+};
+constexpr int kSides = 4;
+
+/// "worker", "received", "owner", "delivered".
+const char* name_of(Side side);
+
+/// A state vector of one parameter, over the whole of it or the part from `begin`.
+struct StateRef {
+  uint32_t parameter = 0;
+  Side side = Side::kWorker;
+  std::string name;
+  size_t begin = 0;
+  View view;
+};
+
+/// What else a parameter carries from step to step.
+struct Progress {
+  uint64_t steps = 0;            ///< how often it was averaged compressed
+  bool fresh = true;             ///< all its state is zero, on all ranks
+  double rates[2] = {1.0, 1.0};  ///< EncodeKey::rate of the worker's and of the owner's messages
+};
+
+class States {
+ public:
+  States(const std::vector<Parameter>& parameters, ExchangeKind exchange, uint32_t rank, uint32_t world_size);
+
+  /// The vectors of `side` over a piece of a parameter.
+  std::vector<View> of(Side side, const Piece& piece) const;
+
+  /// The vectors of `side` over all that is there of a parameter.
+  std::span<const View> of(Side side, uint32_t parameter) const { return slots(side, parameter).views; }
+
+  std::vector<StateRef> all() const;
+
+  Progress& progress(uint32_t parameter) { return progress_[parameter]; }
+  const Progress& progress(uint32_t parameter) const { return progress_[parameter]; }
+
+  /// The part of a parameter that a side's vectors cover on this rank.
+  Range range(Side side, uint32_t parameter) const;
+
+  size_t bytes() const;
+
+ private:
+  struct Slots {
+    std::vector<std::string> names;
+    std::vector<Buffer> buffers;
+    std::vector<View> views;
+    size_t begin = 0;  ///< place of the first element in the parameter
+    size_t numel = 0;
+  };
+  const Slots& slots(Side side, uint32_t parameter) const { return slots_[parameter][static_cast<size_t>(side)]; }
+
+  std::vector<std::array<Slots, kSides>> slots_;
+  std::vector<Progress> progress_;
+};
+
+}  // namespace tsq

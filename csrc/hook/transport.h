@@ -1,0 +1,38 @@
+// Messages of one bucket through an exchange: fixed lengths as they are; lengths that depend on data are agreed first,
+// so that every rank takes the same branch, and everything is padded to the longest. A message of length 0 stands for
+// "nothing but skipped sections"; if all are, nothing travels.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "common/bytes.h"
+#include "exchange/exchange.h"
+
+namespace tsq {
+
+class Transport {
+ public:
+  explicit Transport(Exchange& exchange) : exchange_(exchange) {}
+
+  /// Everybody's message in rank order, valid until the next call. `mine` has limits[rank] bytes of room, `length` of
+  /// them written. limits: what each rank's may be at most (fixed: what it is). Throws WireError above that.
+  std::vector<Bytes> gather(Bytes mine, size_t length, std::span<const size_t> limits, bool fixed);
+
+  /// Everybody's message for the part that this rank owns. `mine`: one for every owner, each in room for limits[owner];
+  /// lengths: what of it was written.
+  std::vector<Bytes> to_owners(Bytes mine, std::span<const size_t> lengths, std::span<const size_t> limits, bool fixed);
+
+  size_t buffer_bytes() const { return pack_.size() + receive_.size(); }
+
+ private:
+  std::vector<size_t> gather_lengths(std::span<const size_t> mine);
+
+  Exchange& exchange_;
+  std::vector<uint8_t> pack_, receive_;  // only ever grow
+};
+
+/// The first `bytes` bytes of `memory`, made larger if need be.
+MutableBytes arena(std::vector<uint8_t>& memory, size_t bytes);
+
+}  // namespace tsq

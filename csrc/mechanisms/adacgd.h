@@ -1,0 +1,35 @@
+// AdaCGD([c1, ..., cm], zeta=None): the first level of a ladder, cheap to accurate, that is accurate enough. With
+// r = x - h and X = |x - y|^2:
+//   level 0, nothing sent,   if |r|^2 <= zeta X
+//   level j < m, C_j(r),     the smallest with |r - C_j(r)|^2 <= zeta X
+//   level m, C_m(r),         otherwise
+// 3PC(S(alpha_m), max{(1-alpha_m)/S(alpha_m), zeta}): only the finest level enters the theory. zeta = None is
+// (1-alpha_m)/S(alpha_m), for which the ladder costs nothing in step size. Source: Makarenko et al. 2023, as in
+// docs/algorithms.md; an instance of Ada3PC, Richtarik et al. 2022.
+#pragma once
+
+#include "mechanisms/estimate.h"
+
+namespace tsq {
+
+class AdaCGD final : public EstimateReceiver {
+ public:
+  /// Throws ArgumentError for an empty ladder, a ladder out of order (the known alphas must not fall) or zeta < 0.
+  AdaCGD(std::vector<CompressorPtr> ladder, std::optional<double> zeta, Init init);
+
+  std::string spec() const override;
+  std::vector<CompressorPtr> codecs(size_t) const override { return ladder_; }
+  bool has_fixed_size(bool first) const override { return first && starts_dense(); }
+  bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const override;
+  std::optional<ThreePoint> three_point(size_t n, uint32_t world_size) const override;
+
+ private:
+  double zeta(size_t n, uint32_t world_size) const;
+  /// Adds r as the compressor of `level` codes it for messages of `dtype`.
+  bool encode_level(size_t level, DType dtype, ConstView r, const StepKey& key, Parts& out) const;
+
+  std::vector<CompressorPtr> written_, ladder_;
+  std::optional<double> zeta_;
+};
+
+}  // namespace tsq

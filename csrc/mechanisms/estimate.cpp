@@ -1,0 +1,66 @@
+#include "mechanisms/estimate.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "mechanisms/vectors.h"
+
+namespace tsq {
+
+size_t EstimateReceiver::max_bytes(size_t n, DType dtype, bool first) const {
+  const size_t usual = Mechanism::max_bytes(n, dtype, /*first=*/false);
+  return first && starts_dense() ? n * size_of(dtype) : usual;
+}
+
+void EstimateReceiver::receive(std::span<const Arrived> from, std::span<const View> state, const StepKey&,
+                               View out) const {
+  const View& g = state[0];
+  const auto world = static_cast<double>(from.size());
+  double marked = 0;
+  bool whole = false;
+  for (const Arrived& a : from) {
+    marked += a.non_finite();
+    for (const wire::Section& s : a.sections) whole = whole || s.whole;
+  }
+  if (whole) scale(g, marked_keep_their_share() ? marked : 0.0);  // in units of sums: divided below
+  for (const Arrived& a : from) {
+    if (a.non_finite()) continue;
+    for (size_t part = 0; part < a.sections.size(); ++part)
+      reader_of(a.sections[part], compressor_)->decode_add(a.payloads[part], out.dtype, whole ? 1.0 : 1.0 / world, g);
+  }
+  if (whole) divide(g, world);
+  if (marked == 0) assign(out, g);
+}
+
+bool EstimateReceiver::send_whole(ConstView x, const StepKey& key, Parts& out) const {
+  const Identity identity;
+  out.add(identity.format(), identity.encode(x, key.encode, out.room()).bytes, /*whole=*/true);
+  for (size_t part = 1; part < parts(); ++part) out.skip();
+  return true;
+}
+
+bool EstimateReceiver::send_increment(const Compressor& c, ConstView x, View h, const EncodeKey& key, Parts& out) {
+  const Compressor::Encoded sent = c.encode_shifted(x, h, key, out.room());
+  if (!sent.finite) return false;
+  out.add(c.format(), sent.bytes);
+  if (c.format().codec == wire::Codec::kRaw && x.dtype == h.dtype) assign(h, x);
+  return true;
+}
+
+bool shared_coin(const EncodeKey& key, double p) {
+  const uint32_t drawn = philox4x32({UINT32_MAX, UINT32_MAX, 1, 0}, key.shared)[0];
+  return static_cast<double>(drawn) * 0x1p-32 < p;
+}
+
+EncodeKey second_key(const EncodeKey& key) {
+  EncodeKey second = key;
+  for (PhiloxKey* k : {&second.philox, &second.shared}) {
+    const auto drawn = philox4x32({UINT32_MAX, UINT32_MAX, 2, 0}, *k);
+    *k = {drawn[0], drawn[1]};
+  }
+  return second;
+}
+
+double contraction(double alpha) { return 1.0 - std::sqrt(1.0 - alpha); }
+
+}  // namespace tsq

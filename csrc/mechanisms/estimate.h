@@ -1,0 +1,59 @@
+// Base of the mechanisms that keep an estimate: the receiver holds g = mean of the senders' shifts h_i and adds to it
+// what arrives, or replaces it where a whole vector arrives from everybody (MARINA's coin, a dense first message).
+#pragma once
+
+#include "compressors/identity.h"
+#include "mechanisms/mechanism.h"
+
+namespace tsq {
+
+/// How h, and with it the estimate, begins: with the whole first gradient, or from zero.
+enum class Init : uint8_t { kDense, kZero };
+
+class EstimateReceiver : public Mechanism {
+ public:
+  const Compressor& compressor() const override { return *compressor_; }
+  std::vector<CompressorPtr> codecs(size_t) const override { return {compressor_}; }
+  bool starts_dense() const override { return init_ == Init::kDense; }
+  size_t max_bytes(size_t n, DType dtype, bool first) const override;
+
+  /// Increments cannot be told from state: the hook says that its state is torn, and a checkpoint is needed.
+  bool retract(const Arrived&, ConstView, std::span<const View>) const override { return false; }
+
+  /// g = g + (m_1 + ... + m_W) / W, or g = (x_1 + ... + x_W) / W where whole vectors arrive; what is marked counts
+  /// as what the receiver knew: nothing new.
+  void receive(std::span<const Arrived> from, std::span<const View> state, const StepKey& key, View out) const override;
+
+ protected:
+  EstimateReceiver(CompressorPtr compressor, std::vector<std::string> state_names, Init init)
+      : Mechanism(std::move(state_names), {"estimate"}), compressor_(std::move(compressor)), init_(init) {}
+
+  const CompressorPtr& codec() const { return compressor_; }
+  Init init() const { return init_; }
+  std::string init_text() const { return init_ == Init::kZero ? ", init='zero'" : ""; }
+
+  /// Sends x itself as the first part and nothing in the others.
+  bool send_whole(ConstView x, const StepKey& key, Parts& out) const;
+
+  /// m = c(x - h); h = h + m; adds m. With Identity h becomes x to the bit, so that x = h tests as equal later.
+  static bool send_increment(const Compressor& c, ConstView x, View h, const EncodeKey& key, Parts& out);
+
+  /// What a marked rank counts for when the others' vectors replace the estimate: its shift, which is zero at the
+  /// first step (so nothing), or (MARINA, which has no shift) the old estimate.
+  virtual bool marked_keep_their_share() const { return false; }
+
+ private:
+  CompressorPtr compressor_;
+  Init init_;
+};
+
+/// True with probability p; the same on every rank of a step.
+bool shared_coin(const EncodeKey& key, double p);
+
+/// The key of a second encoding in the same step: independent of the first.
+EncodeKey second_key(const EncodeKey& key);
+
+/// S(alpha) = 1 - sqrt(1 - alpha).
+double contraction(double alpha);
+
+}  // namespace tsq

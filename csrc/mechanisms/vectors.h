@@ -1,0 +1,49 @@
+// Sweeps over vectors that mechanisms are made of, and their scratch memory. State and scratch are of
+// state_dtype(gradient's dtype): "S" below; multiply, then add.
+#pragma once
+
+#include "common/buffer.h"
+#include "common/dtype.h"
+
+namespace tsq {
+
+/// A vector of S for the time of a scope, from a pool of the calling thread. Not initialised.
+class ScratchVector {
+ public:
+  ScratchVector(size_t numel, DType dtype);
+  ~ScratchVector();
+  ScratchVector(const ScratchVector&) = delete;
+  ScratchVector& operator=(const ScratchVector&) = delete;
+  View view() const { return {buffer_.view().data, dtype_, numel_}; }
+
+ private:
+  Buffer buffer_;
+  DType dtype_;
+  size_t numel_;
+};
+
+/// to = x, converted to `to`'s dtype (rounded to nearest even where that is narrower).
+void assign(View to, ConstView x);
+
+/// to = x - h; x of any dtype, h and `to` of S.
+void subtract(ConstView x, ConstView h, View to);
+
+/// to = 0.
+void clear(View to);
+
+/// to += x; both of S.
+void add(View to, ConstView x);
+
+/// to *= factor; to /= divisor.
+void scale(View to, double factor);
+void divide(View to, double divisor);
+
+/// v = (1 - eta) v + eta x; v of S. eta = 1 gives x itself.
+void move_towards(View v, ConstView x, double eta);
+
+/// sum of (x - h)^2, h of S; and sum of x^2. In a fixed order, whatever the CPU; no overflow or underflow short of
+/// double's.
+double squared_distance(ConstView x, ConstView h);
+double squared_norm(ConstView x);
+
+}  // namespace tsq
