@@ -13,13 +13,12 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from . import _C
+from . import _C, checkpoint, watch
 from .spec import Bidirectional, Spec, parse, to_text
 
 DEFAULT = "ErrorFeedback(Quantizer(bits=4))"
 """Spec of ``attach(ddp)``: chosen by measurement, docs/tuning.md."""
 
-_PROGRESS = ("steps", "fresh", "up_rate", "down_rate")  # of a parameter, beside its state vectors
 _EXCHANGES = ("auto", "all_gather", "sharded", "dense")
 _LONGEST = 30 * 24 * 3600.0
 _SMALL_WORLD = 4  # up to here everybody may as well get everybody's message
@@ -36,8 +35,10 @@ def default_exempt(name: str, parameter: torch.nn.Parameter) -> bool:
 class Hook:
     """What :func:`attach` returns: watches and steers the compression of one DDP module. Methods may be called between steps."""
 
-    def __init__(self, core: _C.Hook, *, config: dict[str, Any], group: dist.ProcessGroup) -> None:
+    def __init__(self, core: _C.Hook, *, config: dict[str, Any], group: dist.ProcessGroup,
+                 own_specs: list[tuple[str, str] | None]) -> None:
         self._core = core
+        self._own_specs = own_specs  # of the parameters that have their own
         self._config = config
         self._group: dist.ProcessGroup | None = group
         self._loss_scale: float | None = None
@@ -48,8 +49,9 @@ class Hook:
         ``calls`` buckets averaged (``dense_calls`` of them by all-reduce); ``wire_bytes`` bytes that left this rank (all_gather:
         (W-1) messages; sharded: what went to others; dense: a ring's 2 (W-1)/W); ``handed_bytes`` sizes of the buffers handed to
         collectives; ``dense_bytes`` what plain DDP would have sent; ``ratio`` dense_bytes / wire_bytes; ``non_finite`` parameters
-        delivered as NaN because a rank had Inf or NaN; ``state_bytes``, ``buffer_bytes`` memory; ``seconds`` spent in encode,
-        exchange and decode by the worker thread; ``error`` what broke the hook, or "". Plus the configuration.
+        delivered as NaN because a rank had Inf or NaN; ``state_bytes``, ``buffer_bytes`` memory; ``sent``, ``skipped`` slices of
+        parameters and ``levels`` of ladders; ``seconds`` spent in encode, exchange and decode by the worker thread; ``error`` what broke
+        the hook, or "". Plus the configuration.
         """
         out = self._core.stats()
         out["ratio"] = out["dense_bytes"] / out["wire_bytes"] if out["wire_bytes"] else math.nan
@@ -72,47 +74,56 @@ class Hook:
             self._core.scale_state(scale / self._loss_scale)
         self._loss_scale = float(scale)
 
-    def state_dict(self) -> dict[str, Any]:
-        """This rank's state: residuals and step counters by parameter name. Ranks differ: save one file per rank.
+    def state_dict(self, mode: str = "rank") -> dict[str, Any]:
+        """State as plain values and tensors: residuals, shifts, estimates and counters by parameter name. No process group in it.
 
-        Holds tensors and plain values only, no process group. Loading it at the same rank and world size resumes bit for bit.
+        Args:
+            mode: ``"rank"``: this rank's own; save one file per rank; loading it at the same rank and world size resumes bit for bit.
+                ``"mean"``: collective; the same on every rank, for any world size: workers' vectors are replaced by their mean over ranks,
+                which keeps what error feedback owes and what an estimate means.
         """
-        vectors, progress = self._core.state()
-        parameters: dict[str, Any] = {name: dict(zip(_PROGRESS, values, strict=True)) for name, values in progress.items()}
-        for (name, side, vector), (begin, tensor) in vectors.items():
-            parameters[name][f"{side}.{vector}"] = {"begin": begin, "values": tensor}
-        return {"version": 1, **self._identity(), "loss_scale": self._loss_scale, "parameters": parameters}
+        return {**checkpoint.save(self._core, mode, self._identity()), "loss_scale": self._loss_scale}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restores :meth:`state_dict`.
+        """Restores :meth:`state_dict` of either mode, between steps; every rank must.
 
         Raises:
-            ValueError: naming both sides, with nothing changed, if it is of another version, rank, world size, spec or model.
+            ValueError: naming both sides, with nothing changed, if it is of another version, spec or model, or (mode ``"rank"``) of another
+                rank, world size or exchange.
         """
-        expected = {"version": 1, **self._identity()}
-        if missing := {*expected, "loss_scale", "parameters"} - set(state_dict):
-            raise ValueError(f"state_dict: expected more keys: {', '.join(sorted(missing))} not there")
-        for key, value in expected.items():
-            if state_dict[key] != value:
-                raise ValueError(f"state_dict: {key}: expected {value!r}, got {state_dict[key]!r}")
-        given = state_dict["parameters"]
-        if difference := set(given) ^ set(self._core.state()[1]):
-            raise ValueError(f"state_dict: parameters: expected this model's, differs in {sorted(difference)[:5]}")
-        vectors, progress = {}, {}
-        for name, entry in given.items():
-            if missing := set(_PROGRESS) - set(entry):
-                raise ValueError(f"state_dict: {name}: expected more keys: {', '.join(sorted(missing))} not there")
-            progress[name] = (entry["steps"], entry["fresh"], entry["up_rate"], entry["down_rate"])
-            for key, value in entry.items():
-                side, dot, vector = key.partition(".")
-                if key in _PROGRESS:
-                    continue
-                if dot and set(value) == {"begin", "values"}:
-                    vectors[name, side, vector] = (value["begin"], value["values"])
-                else:
-                    raise ValueError(f"state_dict: {name}: expected 'steps' and vectors such as 'worker.residual', got {key!r}")
-        self._core.load_state(vectors, progress)
+        checkpoint.load(self._core, state_dict, self._identity())
         self._loss_scale = state_dict["loss_scale"]
+
+    def set_spec(self, up: Spec | str, down: Spec | str | None = None) -> None:
+        """Compresses by another spec from the next step on. Collective: every rank must call it alike, between steps.
+
+        What was carried goes on under the new spec where it means the same there (residuals; shifts and estimates of the EF21 family and
+        DIANA); what error feedback still owes and the new mechanism cannot keep is added to the next gradients. Parameters under
+        ``overrides`` or exempt keep theirs.
+
+        Args:
+            up, down: as for :func:`attach`; None: as ``up``. The exchange stays: a ``down`` of its own needs the sharded one.
+        """
+        up_text, down_text, own_down = resolve_specs(up, down)
+        if own_down and self._config["exchange"] != "sharded":
+            raise ValueError(f"down: expected None with exchange={self._config['exchange']!r} (only the sharded exchange sends averages), "
+                             f"got {down_text}")
+        self._core.set_specs([(up_text, down_text) if own is None else own for own in self._own_specs])
+        self._config.update(spec=up_text, down=down_text)
+
+    def stats_by_parameter(self) -> dict[str, dict[str, Any]]:
+        """What can be watched of each parameter: see :func:`torch_smoothquant.watch.by_parameter`."""
+        return watch.by_parameter(self._core)
+
+    def log_line(self) -> str:
+        """The statistics in one line."""
+        return watch.line(self.stats(), watch.totals(self._core))
+
+    def write_scalars(self, writer: Any, step: int, prefix: str = "torch_smoothquant", per_parameter: bool = False) -> None:
+        """Writes the statistics to a TensorBoard ``SummaryWriter`` (anything with ``add_scalar(tag, value, step)``)."""
+        parameters = self.stats_by_parameter() if per_parameter else {}
+        for tag, value in watch.scalars(self.stats(), watch.totals(self._core), parameters).items():
+            writer.add_scalar(f"{prefix}/{tag}", value, step)
 
     def close(self) -> None:
         """Finishes what is queued, stops the worker thread, gives the process group up. Idempotent. A later backward raises."""
@@ -196,25 +207,18 @@ def prepare(
         raise ValueError(f"policy: expected None (there are no policies yet), got {policy!r}")
     if exchange not in _EXCHANGES:
         raise ValueError(f"exchange: expected one of {', '.join(map(repr, _EXCHANGES))}, got {exchange!r}")
-    up_text = to_text(DEFAULT if up is None else up, "up")
-    if isinstance(both := parse(up_text), Bidirectional):
-        if down is not None:
-            raise ValueError("down: expected None beside a Bidirectional, which has its own")
-        up_text, down = repr(both.up), both.down
-    down_text = up_text if down is None else to_text(down, "down")
-    if isinstance(parse(down_text), Bidirectional):
-        raise ValueError(f"down: expected a mechanism of one direction, got {down_text}")
+    up_text, down_text, own_down = resolve_specs(DEFAULT if up is None else up, down)
     seconds = _seconds(timeout)
     world = dist.get_world_size(ddp.process_group)
     if exchange == "auto":
-        exchange = "sharded" if down is not None or world > _SMALL_WORLD else "all_gather"
-    elif down is not None and exchange != "sharded":
+        exchange = "sharded" if own_down or world > _SMALL_WORLD else "all_gather"
+    elif own_down and exchange != "sharded":
         raise ValueError(f"down: expected None with exchange={exchange!r} (only the sharded exchange sends averages), got {down_text}")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed: expected an int, got {type(seed).__name__}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected 0 to 2**64 - 1, got {seed}")
-    parameters, exempted = _assign(ddp, up_text, down_text, {} if overrides is None else overrides, exempt)
+    parameters, own_specs, exempted = _assign(ddp, up_text, down_text, {} if overrides is None else overrides, exempt)
     config = {"spec": up_text, "down": down_text, "exchange": exchange, "seed": seed, "world_size": world,
               "parameters": len(parameters), "exempt_parameters": exempted}
     group = _new_group(ddp.process_group, seconds)
@@ -225,7 +229,20 @@ def prepare(
     except BaseException:
         _destroy_group(group)
         raise
-    return Hook(core, config=config, group=group)
+    return Hook(core, config=config, group=group, own_specs=own_specs)
+
+
+def resolve_specs(up: Spec | str, down: Spec | str | None) -> tuple[str, str, bool]:
+    """The specs of both directions as text, and whether the second is one of its own."""
+    up_text = to_text(up, "up")
+    if isinstance(both := parse(up_text), Bidirectional):
+        if down is not None:
+            raise ValueError("down: expected None beside a Bidirectional, which has its own")
+        up_text, down = repr(both.up), both.down
+    down_text = up_text if down is None else to_text(down, "down")
+    if isinstance(parse(down_text), Bidirectional):
+        raise ValueError(f"down: expected a mechanism of one direction, got {down_text}")
+    return up_text, down_text, down is not None
 
 
 def _new_group(like: dist.ProcessGroup, seconds: float) -> dist.ProcessGroup:
@@ -288,14 +305,16 @@ def check_attachable(ddp: DistributedDataParallel) -> None:
 
 
 def _assign(ddp: DistributedDataParallel, up: str, down: str, overrides: Mapping[str, Spec | str],
-            exempt: Exempt) -> tuple[list[tuple[str, torch.Tensor, str, str]], int]:
-    """(name, parameter, up, down) of every parameter that DDP reduces, in the model's order; and how many are exempt."""
+            exempt: Exempt) -> tuple[list[tuple[str, torch.Tensor, str, str]], list[tuple[str, str] | None], int]:
+    """(name, parameter, up, down) of every parameter that DDP reduces, in the model's order; (up, down) of those that do not have the
+    common ones; and how many are exempt."""
     if not isinstance(overrides, Mapping) or not all(isinstance(pattern, str) for pattern in overrides):
         raise TypeError(f"overrides: expected a mapping from glob patterns to specs, got {overrides!r}")
     special = {pattern: to_text(spec, f"overrides[{pattern!r}]") for pattern, spec in overrides.items()}
     rule = _exempt_rule(exempt)
     ignored = set(getattr(ddp, "parameters_to_ignore", ()))
     out: list[tuple[str, torch.Tensor, str, str]] = []
+    own: list[tuple[str, str] | None] = []
     exempted = 0
     used: set[str] = set()
     for name, parameter in ddp.module.named_parameters():
@@ -310,13 +329,16 @@ def _assign(ddp: DistributedDataParallel, up: str, down: str, overrides: Mapping
             out.append((name, parameter, "Direct(Identity())", "Direct(Identity())"))
         else:
             out.append((name, parameter, up, down))
+            own.append(None)
+            continue
+        own.append(out[-1][2:])
     if unused := sorted(set(special) - used):
         raise ValueError(f"overrides: expected patterns that match a parameter, got {unused}")
     for name, parameter, *_ in out:
         if parameter.device.type != "cpu":
             raise RuntimeError(f"attach: parameter {name} is on {parameter.device}: only CPU models are supported "
                                "until there are kernels for other devices")
-    return out, exempted
+    return out, own, exempted
 
 
 def _exempt_rule(exempt: Exempt) -> Callable[[str, torch.nn.Parameter], bool]:

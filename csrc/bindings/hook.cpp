@@ -6,6 +6,7 @@
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include "common/error.h"
+#include "hook/checkpoint.h"
 #include "hook/comm_hook.h"
 
 namespace py = pybind11;
@@ -103,6 +104,84 @@ std::pair<std::map<StateKey, std::pair<size_t, at::Tensor>>, std::map<std::strin
   return {vectors, progress};
 }
 
+/// The state of all ranks: {key: (0, whole vector)}, workers' by their mean; and the progress of all. Collective.
+std::pair<std::map<StateKey, std::pair<size_t, at::Tensor>>, std::map<std::string, ProgressTuple>> whole_state(
+    Hook& hook) {
+  std::map<StateKey, std::pair<size_t, at::Tensor>> vectors;
+  std::map<std::string, ProgressTuple> progress;
+  hook.between_buckets([&](Averager& averager) {
+    check_whole(averager);
+    for (const WholeVector& v : mean_state(averager.states(), averager.parameters(), averager.exchange())) {
+      const View view = v.values.view();
+      at::Tensor copy = new_tensor(view.numel, to_scalar_type(view.dtype));
+      if (view.numel) std::memcpy(copy.mutable_data_ptr(), view.data, view.numel * size_of(view.dtype));
+      const StateRef ref{v.parameter, v.side, v.name, 0, view};
+      vectors.emplace(key_of(averager, ref), std::make_pair(size_t{0}, copy));
+    }
+    for (uint32_t i = 0; i < averager.parameters().size(); ++i) {
+      const Progress& p = averager.states().progress(i);
+      progress.emplace(averager.parameters()[i].name, ProgressTuple{p.steps, p.fresh, 1.0, 1.0});
+    }
+  });
+  return {vectors, progress};
+}
+
+Side side_of(const std::string& name) {
+  for (int side = 0; side < kSides; ++side)
+    if (name == name_of(static_cast<Side>(side))) return static_cast<Side>(side);
+  throw ArgumentError(
+      concat("state_dict: expected a vector of worker, received, owner or delivered, got '", name, "'"));
+}
+
+void load_progress(Averager& averager, const std::map<std::string, ProgressTuple>& progress, bool write) {
+  for (uint32_t i = 0; i < averager.parameters().size(); ++i) {
+    const auto found = progress.find(averager.parameters()[i].name);
+    if (found == progress.end())
+      throw ArgumentError(concat("state_dict: expected steps of ", averager.parameters()[i].name, ", not there"));
+    const auto& [steps, fresh, up_rate, down_rate] = found->second;
+    if (write) averager.states().progress(i) = {steps, fresh, {up_rate, down_rate}};
+  }
+}
+
+void load_whole_state(Hook& hook, const std::map<StateKey, std::pair<size_t, at::Tensor>>& vectors,
+                      const std::map<std::string, ProgressTuple>& progress) {
+  hook.between_buckets([&](Averager& averager) {
+    std::map<std::string, uint32_t> numbers;
+    for (uint32_t i = 0; i < averager.parameters().size(); ++i) numbers[averager.parameters()[i].name] = i;
+    load_progress(averager, progress, /*write=*/false);
+    std::vector<WholeVector> whole;
+    for (const auto& [key, value] : vectors) {
+      const auto& [parameter, side, name] = key;
+      const View given = view_of(value.second, name.c_str());
+      WholeVector v{numbers.at(parameter), side_of(side), name, Buffer(given.numel, given.dtype)};
+      if (given.numel) std::memcpy(v.values.view().data, given.data, given.numel * size_of(given.dtype));
+      whole.push_back(std::move(v));
+    }
+    load_mean_state(std::move(whole), averager.states(), averager.parameters());
+    load_progress(averager, progress, /*write=*/true);
+  });
+}
+
+/// {parameter: what can be watched of it}
+std::map<std::string, py::dict> watched(const Hook& hook) {
+  std::map<std::string, py::dict> out;
+  const std::vector<Watched> all = hook.watched();
+  for (size_t i = 0; i < all.size(); ++i) {
+    const Watched& w = all[i];
+    py::dict d;
+    d["sent"] = w.sent;
+    d["skipped"] = w.skipped;
+    d["up_bytes"] = w.up_bytes;
+    d["down_bytes"] = w.down_bytes;
+    d["levels"] = w.levels;
+    d["gradient_sq"] = w.gradient;
+    d["wanted_sq"] = w.wanted;
+    d["left_sq"] = w.left;
+    out.emplace(hook.parameters()[i].name, std::move(d));
+  }
+  return out;
+}
+
 /// Everything is checked before anything is changed.
 void load_state(Hook& hook, const std::map<StateKey, std::pair<size_t, at::Tensor>>& vectors,
                 const std::map<std::string, ProgressTuple>& progress) {
@@ -124,13 +203,7 @@ void load_state(Hook& hook, const std::map<StateKey, std::pair<size_t, at::Tenso
                                      name_of(given.dtype), " from ", begin));
         if (write) std::memcpy(ref.view.data, given.data, given.numel * size_of(given.dtype));
       }
-      for (uint32_t i = 0; i < averager.parameters().size(); ++i) {
-        const auto found = progress.find(averager.parameters()[i].name);
-        if (found == progress.end())
-          throw ArgumentError(concat("state_dict: expected steps of ", averager.parameters()[i].name, ", not there"));
-        const auto& [steps, fresh, up_rate, down_rate] = found->second;
-        if (write) averager.states().progress(i) = {steps, fresh, {up_rate, down_rate}};
-      }
+      load_progress(averager, progress, write);
     }
   });
 }
@@ -139,6 +212,7 @@ void load_state(Hook& hook, const std::map<StateKey, std::pair<size_t, at::Tenso
 
 void bind_hook(py::module_& m) {
   using no_gil = py::call_guard<py::gil_scoped_release>;
+  py::module_::import("atexit").attr("register")(py::cpp_function(&process_is_ending));
   py::class_<Hook, std::shared_ptr<Hook>>(m, "Hook")
       .def(py::init(&make), no_gil(), py::arg("parameters"), py::arg("group_name"), py::arg("exchange"),
            py::arg("seed"), py::arg("hold_unused"), py::arg("timeout"), py::arg("fingerprint"))
@@ -157,6 +231,16 @@ void bind_hook(py::module_& m) {
       .def("stats", &stats)
       .def("state", &state, no_gil())
       .def("load_state", &load_state, no_gil())
+      .def("whole_state", &whole_state, no_gil())
+      .def("load_whole_state", &load_whole_state, no_gil())
+      .def("watched", &watched)
+      .def("parameter_names",
+           [](const Hook& hook) {
+             std::vector<std::string> names;
+             for (const Parameter& p : hook.parameters()) names.push_back(p.name);
+             return names;
+           })
+      .def("set_specs", &Hook::set_specs, no_gil())
       .def(
           "scale_state",
           [](Hook& hook, double factor) {

@@ -55,11 +55,12 @@ void bind_spec(py::module_& m) {
     const Class c = compressor_in(parse_mechanism(text)).class_of(n);
     return py::make_tuple(c.omega, c.alpha);
   });
-  m.def("three_point", [](const std::string& text, size_t n, uint32_t world_size) -> std::optional<std::pair<double, double>> {
-    const auto found = parse_mechanism(text)->three_point(n, world_size);
-    if (!found) return std::nullopt;
-    return std::pair(found->A, found->B);
-  });
+  m.def("three_point",
+        [](const std::string& text, size_t n, uint32_t world_size) -> std::optional<std::pair<double, double>> {
+          const auto found = parse_mechanism(text)->three_point(n, world_size);
+          if (!found) return std::nullopt;
+          return std::pair(found->A, found->B);
+        });
   m.def("safe_step", [](const std::string& text, double l_minus, double l_plus, size_t n, uint32_t world_size) {
     return safe_step(*parse_mechanism(text), l_minus, l_plus, n, world_size);
   });
@@ -67,9 +68,8 @@ void bind_spec(py::module_& m) {
     const MechanismPtr mechanism = parse_mechanism(text);
     return std::pair(mechanism->state_names().size(), mechanism->receiver_names().size());
   });
-  m.def("expected_bits", [](const std::string& text, size_t n) {
-    return parse_mechanism(text)->expected_bits(n, DType::kFloat32);
-  });
+  m.def("expected_bits",
+        [](const std::string& text, size_t n) { return parse_mechanism(text)->expected_bits(n, DType::kFloat32); });
   m.def("max_bytes", [](const std::string& text, const at::Tensor& like, size_t n) {
     return compressor_in(parse_mechanism(text)).max_bytes(n, view_of(like, "like").dtype);
   });

@@ -6,7 +6,9 @@
 
 #include "common/convert.h"
 #include "common/error.h"
+#include "hook/checkpoint.h"
 #include "kernels/quantizer.h"
+#include "mechanisms/vectors.h"
 
 namespace tsq {
 
@@ -43,11 +45,74 @@ Averager::Averager(std::vector<Parameter> parameters, const AveragerConfig& conf
       transport_(*exchange_),
       states_(parameters_, config.exchange, static_cast<uint32_t>(exchange_->rank()),
               static_cast<uint32_t>(exchange_->size())),
-      delivery_(parameters_.size()) {
+      delivery_(parameters_.size()),
+      owed_(parameters_.size()),
+      watched_(parameters_.size()) {
+  look_at_mechanisms();
+}
+
+void Averager::look_at_mechanisms() {
   const bool sharded = config_.exchange == ExchangeKind::kSharded;
-  for (const Parameter& p : parameters_)
-    all_identity_ = all_identity_ && is_raw(*p.up) && (!sharded || is_raw(*p.down));
+  all_identity_ = std::all_of(parameters_.begin(), parameters_.end(),
+                              [&](const Parameter& p) { return is_raw(*p.up) && (!sharded || is_raw(*p.down)); });
+  const std::lock_guard lock(stats_mutex_);
   stats_.state_bytes = states_.bytes();
+}
+
+void Averager::set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>> mechanisms) {
+  std::vector<Parameter> parameters = parameters_;
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    parameters[i].up = std::move(mechanisms[i].first);
+    parameters[i].down = std::move(mechanisms[i].second);
+  }
+  States states(parameters, config_.exchange, static_cast<uint32_t>(exchange_->rank()),
+                static_cast<uint32_t>(exchange_->size()));
+  carry_state(states_, parameters_, states, parameters, owed_, *exchange_);
+  parameters_ = std::move(parameters);
+  states_ = std::move(states);
+  layouts_.clear();
+  look_at_mechanisms();
+}
+
+std::vector<Watched> Averager::watched() const {
+  const std::lock_guard lock(stats_mutex_);
+  return watched_;
+}
+
+/// Adds what is owed to the gradients, or takes it away again.
+void Averager::pay(const Layout& layout, View buffer, double sign) {
+  for (const Piece& piece : layout.whole.pieces) {
+    const View debt = owed_[piece.parameter].view();
+    if (debt.numel == 0) continue;
+    const ScratchVector sum(piece.numel, debt.dtype);
+    assign(sum.view(), debt);
+    if (sign < 0) scale(sum.view(), -1.0);
+    add_any(sum.view(), buffer.slice(piece.at, piece.numel));
+    assign(buffer.slice(piece.at, piece.numel), sum.view());
+  }
+}
+
+/// Norms around a send, in the steps in which they are looked at.
+void Averager::watch(const Piece& piece, bool owner, ConstView x, bool before) {
+  if (owner || states_.progress(piece.parameter).steps % kWatchInterval != 0) return;
+  const auto& names = states_.names(Side::kWorker, piece.parameter);
+  if (names.empty()) return;
+  const View state = states_.of(Side::kWorker, piece)[0];
+  const ScratchVector sum(x.numel, state.dtype);
+  double size = 0;
+  if (names[0] == "shift") {
+    size = squared_distance(x, state);
+  } else if (names[0] == "residual") {
+    assign(sum.view(), state);
+    if (before) add_any(sum.view(), x);
+    size = squared_norm(sum.view());
+  }
+  const double gradient = before ? squared_norm(x) : 0;
+  const std::lock_guard lock(stats_mutex_);
+  Watched& w = watched_[piece.parameter];
+  if (before && piece.begin == 0) w.gradient = w.wanted = w.left = 0;
+  if (before) w.gradient += gradient;
+  (before ? w.wanted : w.left) += size;
 }
 
 void Averager::scale_state(double factor) {
@@ -119,8 +184,12 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
     stats_.dense_calls += dense;
     stats_.dense_bytes += ring_bytes(buffer.numel * size_of(buffer.dtype), exchange_->size());
   }
-  if (dense) return average_dense(buffer);
-
+  pay(layout, buffer, 1.0);
+  if (dense) {
+    average_dense(buffer);
+    for (const uint32_t id : ids) owed_[id] = Buffer();
+    return;
+  }
   sent_.clear();
   inspect_all(layout, buffer);
   try {
@@ -130,8 +199,10 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
       average_sharded(layout, buffer);
   } catch (...) {
     take_back();  // whatever throws comes before the first write to the buffer
+    pay(layout, buffer, -1.0);
     throw;
   }
+  for (const uint32_t id : ids) owed_[id] = Buffer();
   finish_step(layout);
 }
 
@@ -261,14 +332,26 @@ wire::Message Averager::skipped_message(const Shard& shard, bool owner) const {
 
 void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out) {
   Parts parts(x.numel, out.payload());
+  const bool sends = delivery == Delivery::kSend;
+  if (sends) watch(piece, owner, x, /*before=*/true);
   const bool changed = send_slice(mechanism(piece, owner), delivery, x,
                                   states_.of(owner ? Side::kOwner : Side::kWorker, piece), key_of(piece, owner), parts);
   for (const wire::Section& section : parts.sections()) out.add(section);
+  if (sends) watch(piece, owner, x, /*before=*/false);
   sent_.push_back({&piece, owner, x, parts.sections(), payloads_of(parts), changed});
   const std::lock_guard lock(stats_mutex_);
   ++stats_.sent;
   stats_.skipped += parts.bytes() == 0;
-  if (changed && parts.level() >= 0) ++stats_.levels[parts.level()];
+  Watched& w = watched_[piece.parameter];
+  (owner ? w.down_bytes : w.up_bytes) += parts.bytes();
+  if (!owner) {
+    ++w.sent;
+    w.skipped += parts.bytes() == 0;
+  }
+  if (changed && parts.level() >= 0) {
+    ++stats_.levels[parts.level()];
+    if (!owner) ++w.levels[parts.level()];
+  }
 }
 
 std::vector<wire::Message> Averager::check_messages(std::span<const Bytes> messages, const Shard& shard, bool owner,

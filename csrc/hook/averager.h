@@ -42,7 +42,17 @@ struct AveragerStats {
   Traffic traffic;
 };
 
-/// One caller at a time; stats() from any thread.
+/// What can be watched of one parameter. Squared norms, 0 where the mechanism has nothing of the kind.
+struct Watched {
+  uint64_t sent = 0, skipped = 0;         ///< slices of gradients
+  uint64_t up_bytes = 0, down_bytes = 0;  ///< payloads that this rank made of it
+  std::map<int, uint64_t> levels;
+  double gradient = 0;  ///< |x|^2
+  double wanted = 0;    ///< |e + x|^2 or |x - h|^2: what was compressed
+  double left = 0;      ///< |e|^2 or |x - h|^2 after: what compression left over
+};
+
+/// One caller at a time; stats() and watched() from any thread.
 class Averager {
  public:
   Averager(std::vector<Parameter> parameters, const AveragerConfig& config, std::unique_ptr<Exchange> exchange);
@@ -53,6 +63,10 @@ class Averager {
 
   /// While off, buckets travel by all-reduce and state rests. Takes effect with the next bucket; the same on all ranks.
   void set_enabled(bool enabled) { enabled_ = enabled; }
+
+  /// Collective: from the next bucket on these mechanisms, by parameter, (up, down). State is carried over; what cannot
+  /// be is owed and delivered with the next gradients (hook/checkpoint.h).
+  void set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>> mechanisms);
 
   /// Multiplies all state, for a change of loss scale (state is in units of the scaled loss).
   void scale_state(double factor);
@@ -65,6 +79,13 @@ class Averager {
   /// True if a step broke off after some state had moved on.
   bool torn() const { return torn_; }
   States& states() { return states_; }
+
+  /// What of a parameter is still owed from before set_mechanisms; no elements if nothing is.
+  std::vector<Buffer>& owed() { return owed_; }
+
+  /// By parameter; of the last step in which it was looked at (every kWatchInterval steps), sums over its slices.
+  std::vector<Watched> watched() const;
+  static constexpr uint64_t kWatchInterval = 50;
 
  private:
   /// A slice that was sent and may have to be taken back.
@@ -80,6 +101,7 @@ class Averager {
   const Mechanism& mechanism(const Piece& piece, bool owner) const {
     return owner ? *parameters_[piece.parameter].down : *parameters_[piece.parameter].up;
   }
+  void look_at_mechanisms();
   const Layout& layout_of(std::span<const uint32_t> ids);
   size_t limit(const Shard& shard, bool owner) const;
   bool fixed(const Layout& layout, bool owner) const;
@@ -93,6 +115,8 @@ class Averager {
   wire::Message skipped_message(const Shard& shard, bool owner) const;
   void send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out);
   bool receive_piece(const Piece& piece, bool owner, std::span<const wire::Message> messages, View out);
+  void pay(const Layout& layout, View buffer, double sign);
+  void watch(const Piece& piece, bool owner, ConstView x, bool before);
   void take_back();
   void retract(const Sent& sent);
   void finish_step(const Layout& layout);
@@ -115,10 +139,12 @@ class Averager {
   std::vector<Delivery> delivery_;  // by parameter, of the current bucket
   std::vector<Sent> sent_;          // of the current bucket, in the order of pieces
   std::map<std::vector<uint32_t>, Layout> layouts_;
+  std::vector<Buffer> owed_;  // by parameter
   std::vector<uint8_t> send_memory_, average_memory_, mean_memory_;
 
   mutable std::mutex stats_mutex_;
   AveragerStats stats_;
+  std::vector<Watched> watched_;  // by parameter
 };
 
 }  // namespace tsq

@@ -58,6 +58,12 @@ View view_of(const at::Tensor& tensor) {
 
 }  // namespace
 
+namespace {
+std::atomic<bool> ending{false};
+}  // namespace
+
+void process_is_ending() { ending = true; }
+
 Hook::Hook(const std::vector<HookParameter>& parameters, const HookConfig& config, std::unique_ptr<Exchange> exchange)
     : averager_(to_parameters(parameters), config.averager, agreed(std::move(exchange), parameters, config)) {
   for (size_t i = 0; i < parameters.size(); ++i)
@@ -87,6 +93,7 @@ c10::intrusive_ptr<Future> Hook::run(c10d::GradBucket& bucket) {
     const at::Tensor buffer = bucket.getBufferRef();
     pipeline_.submit([this, buffer, ids = identify(bucket)] { averager_.average(ids, view_of(buffer)); },
                      [future, buffer](const std::exception_ptr& error) {
+                       if (ending) return;
                        if (error)
                          future->setErrorIfNeeded(error);
                        else
@@ -108,6 +115,22 @@ void Hook::set_enabled(bool enabled) {
     averager.set_enabled(enabled);
   });
   enabled_ = enabled;
+}
+
+void Hook::set_specs(const std::vector<std::pair<std::string, std::string>>& specs) {
+  if (specs.size() != averager_.parameters().size())
+    throw ArgumentError(
+        concat("set_spec: expected ", averager_.parameters().size(), " pairs of specs, got ", specs.size()));
+  std::vector<std::pair<MechanismPtr, MechanismPtr>> mechanisms;
+  Facts facts;
+  for (size_t i = 0; i < specs.size(); ++i) {
+    mechanisms.emplace_back(parse_mechanism(specs[i].first), parse_mechanism(specs[i].second));
+    facts.emplace_back(averager_.parameters()[i].name, concat("up ", specs[i].first, " down ", specs[i].second));
+  }
+  between_buckets([&](Averager& averager) {
+    agree(averager.exchange(), "set_spec", facts);
+    averager.set_mechanisms(std::move(mechanisms));
+  });
 }
 
 std::shared_ptr<Hook> make_hook(const std::vector<HookParameter>& parameters, const HookConfig& config,

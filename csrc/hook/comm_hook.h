@@ -54,10 +54,14 @@ class Hook {
   void set_enabled(bool enabled);
   bool enabled() const { return enabled_; }
 
+  /// Collective, between steps: new specs by parameter, (up, down); the same on all ranks or it throws on all.
+  void set_specs(const std::vector<std::pair<std::string, std::string>>& specs);
+
   /// Finishes what is queued and stops the worker. Idempotent. Later buckets fail with a clear error.
   void close() { pipeline_.close(); }
 
   AveragerStats stats() const { return averager_.stats(); }
+  std::vector<Watched> watched() const { return averager_.watched(); }
   std::string error() const { return pipeline_.error(); }
   const std::vector<Parameter>& parameters() const { return averager_.parameters(); }
   int rank() { return averager_.exchange().rank(); }
@@ -71,6 +75,11 @@ class Hook {
   std::atomic<bool> enabled_{true};
   Pipeline pipeline_;  // last: joined before anything above goes
 };
+
+/// Tells all hooks that the interpreter is about to end: from now on no future is completed. A daemon thread that waits
+/// in backward() would wake up in a finalising interpreter, which ends it by unwinding through code that must not
+/// throw.
+void process_is_ending();
 
 /// Hook over the dedicated group `group`. `timeout` bounds every collective.
 std::shared_ptr<Hook> make_hook(const std::vector<HookParameter>& parameters, const HookConfig& config,

@@ -1,5 +1,7 @@
 #include "hook/states.h"
 
+#include <algorithm>
+
 namespace tsq {
 
 const char* name_of(Side side) {
@@ -12,10 +14,11 @@ States::States(const std::vector<Parameter>& parameters, ExchangeKind exchange, 
   const bool sharded = exchange == ExchangeKind::kSharded;
   for (uint32_t id = 0; id < parameters.size(); ++id) {
     const Parameter& p = parameters[id];
-    const Range own = owned_range(p.numel, p.granularity(), id, rank, world_size), whole{0, p.numel}, none{0, 0};
-    const auto make = [&](Side side, const std::vector<std::string>& names, const Range& range) {
+    const Range own = owned_range(p.numel, p.granularity(), id, rank, world_size), whole{0, p.numel};
+    const auto make = [&](Side side, const std::vector<std::string>& names, const Range& range, bool cut) {
       Slots& slots = slots_[id][static_cast<size_t>(side)];
       slots.names = names;
+      slots.cut = cut;
       slots.begin = range.begin;
       slots.numel = range.size();
       for (size_t i = 0; i < names.size(); ++i) {
@@ -24,10 +27,11 @@ States::States(const std::vector<Parameter>& parameters, ExchangeKind exchange, 
       }
     };
     if (exchange == ExchangeKind::kDense) continue;
-    make(Side::kWorker, p.up->state_names(), whole);
-    make(Side::kReceived, p.up->receiver_names(), sharded ? own : whole);
-    make(Side::kOwner, p.down->state_names(), sharded ? own : none);
-    make(Side::kDelivered, p.down->receiver_names(), sharded ? whole : none);
+    make(Side::kWorker, p.up->state_names(), whole, false);
+    make(Side::kReceived, p.up->receiver_names(), sharded ? own : whole, sharded);
+    if (!sharded) continue;
+    make(Side::kOwner, p.down->state_names(), own, true);
+    make(Side::kDelivered, p.down->receiver_names(), whole, false);
   }
 }
 
@@ -38,15 +42,28 @@ std::vector<View> States::of(Side side, const Piece& piece) const {
   return views;
 }
 
+std::vector<StateRef> States::of_side(Side side, uint32_t parameter) const {
+  const Slots& s = slots(side, parameter);
+  std::vector<StateRef> refs;
+  for (size_t i = 0; i < s.views.size(); ++i) refs.push_back({parameter, side, s.names[i], s.begin, s.views[i]});
+  return refs;
+}
+
 std::vector<StateRef> States::all() const {
   std::vector<StateRef> refs;
   for (uint32_t id = 0; id < slots_.size(); ++id)
-    for (int side = 0; side < kSides; ++side) {
-      const Slots& s = slots_[id][static_cast<size_t>(side)];
-      for (size_t i = 0; i < s.views.size(); ++i)
-        if (s.numel > 0) refs.push_back({id, static_cast<Side>(side), s.names[i], s.begin, s.views[i]});
-    }
+    for (int side = 0; side < kSides; ++side)
+      for (const StateRef& ref : of_side(static_cast<Side>(side), id))
+        if (ref.view.numel > 0) refs.push_back(ref);
   return refs;
+}
+
+bool States::same_worker_vectors(const States& other, uint32_t parameter) const {
+  const auto has_shift = [&](const States& s) {
+    const auto& names = s.names(Side::kWorker, parameter);
+    return std::find(names.begin(), names.end(), "shift") != names.end();
+  };
+  return has_shift(*this) == has_shift(other);
 }
 
 Range States::range(Side side, uint32_t parameter) const {

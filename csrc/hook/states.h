@@ -52,7 +52,18 @@ class States {
   /// The vectors of `side` over all that is there of a parameter.
   std::span<const View> of(Side side, uint32_t parameter) const { return slots(side, parameter).views; }
 
+  /// All vectors that have elements on this rank.
   std::vector<StateRef> all() const;
+
+  /// The vectors of one side of one parameter, those without elements included.
+  std::vector<StateRef> of_side(Side side, uint32_t parameter) const;
+  const std::vector<std::string>& names(Side side, uint32_t parameter) const { return slots(side, parameter).names; }
+
+  /// True if a side's vectors are spread over the ranks, a part each.
+  bool is_cut(Side side, uint32_t parameter) const { return slots(side, parameter).cut; }
+
+  /// True if every worker's vector that an estimate rests on ("shift") is in both or in none.
+  bool same_worker_vectors(const States& other, uint32_t parameter) const;
 
   Progress& progress(uint32_t parameter) { return progress_[parameter]; }
   const Progress& progress(uint32_t parameter) const { return progress_[parameter]; }
@@ -69,6 +80,7 @@ class States {
     std::vector<View> views;
     size_t begin = 0;  ///< place of the first element in the parameter
     size_t numel = 0;
+    bool cut = false;
   };
   const Slots& slots(Side side, uint32_t parameter) const { return slots_[parameter][static_cast<size_t>(side)]; }
 

@@ -101,6 +101,13 @@ void add(View to, ConstView x) {
   });
 }
 
+void add_any(View to, ConstView x) {
+  with_element(x.dtype, [&](auto element) {
+    using E = decltype(element);
+    for (size_t i = 0; i < x.numel; ++i) to.as<typename E::State>()[i] += E::load(x.data, i);
+  });
+}
+
 void scale(View to, double factor) {
   with_element(to.dtype, [&](auto element) {
     using E = decltype(element);

@@ -31,8 +31,9 @@ void subtract(ConstView x, ConstView h, View to);
 /// to = 0.
 void clear(View to);
 
-/// to += x; both of S.
+/// to += x; both of S. add_any: x of any dtype with that S.
 void add(View to, ConstView x);
+void add_any(View to, ConstView x);
 
 /// to *= factor; to /= divisor.
 void scale(View to, double factor);

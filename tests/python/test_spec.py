@@ -153,9 +153,14 @@ def test_frozen_equal_hashable_copyable():
 
 # where the constructor needs more than one compressor, or alternatives exclude each other
 SAMPLES: dict[type[tsq.Spec], tsq.Spec] = {
-    tsq.TopK: tsq.TopK(k=3), tsq.LAG: tsq.LAG(0.5), tsq.CLAG: tsq.CLAG(tsq.Quantizer(3), 2.0), tsq.MARINA: tsq.MARINA(tsq.Quantizer(3), 0.25),
-    tsq.AdaCGD: tsq.AdaCGD([tsq.TopK(k=3), tsq.TopK(k=9)], 16.0), tsq.Bidirectional: tsq.Bidirectional(tsq.EF21(tsq.Sign()), tsq.LAG(1.0)),
-    tsq.ThreePC: tsq.ThreePC(tsq.TopK(k=3), 2, tsq.Quantizer(3)), tsq.EF21: tsq.EF21(tsq.Quantizer(3), 0.1, "zero"),
+    tsq.TopK: tsq.TopK(k=3),
+    tsq.LAG: tsq.LAG(0.5),
+    tsq.CLAG: tsq.CLAG(tsq.Quantizer(3), 2.0),
+    tsq.MARINA: tsq.MARINA(tsq.Quantizer(3), 0.25),
+    tsq.AdaCGD: tsq.AdaCGD([tsq.TopK(k=3), tsq.TopK(k=9)], 16.0),
+    tsq.Bidirectional: tsq.Bidirectional(tsq.EF21(tsq.Sign()), tsq.LAG(1.0)),
+    tsq.ThreePC: tsq.ThreePC(tsq.TopK(k=3), 2, tsq.Quantizer(3)),
+    tsq.EF21: tsq.EF21(tsq.Quantizer(3), 0.1, "zero"),
 }
 
 

@@ -1,0 +1,172 @@
+#include "hook/checkpoint.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/error.h"
+#include "mechanisms/vectors.h"
+
+namespace tsq {
+
+namespace {
+
+size_t bytes_of(const View& v) { return v.numel * size_of(v.dtype); }
+
+void copy(View to, ConstView from) {
+  if (to.numel) std::memcpy(to.data, from.data, bytes_of(to));
+}
+
+/// The owners' parts of a vector put together. Collective.
+Buffer assemble(const StateRef& mine, const Parameter& parameter, Exchange& exchange) {
+  const auto world = static_cast<uint32_t>(exchange.size());
+  const size_t element = size_of(mine.view.dtype);
+  size_t longest = 1;
+  std::vector<Range> ranges;
+  for (uint32_t r = 0; r < world; ++r) {
+    ranges.push_back(owned_range(parameter.numel, parameter.granularity(), mine.parameter, r, world));
+    longest = std::max(longest, ranges.back().size() * element);
+  }
+  std::vector<uint8_t> padded(longest), all(longest * world);
+  if (mine.view.numel) std::memcpy(padded.data(), mine.view.data, bytes_of(mine.view));
+  exchange.all_gather_uncounted(padded, all);
+  Buffer whole(parameter.numel, mine.view.dtype);
+  for (uint32_t r = 0; r < world; ++r)
+    if (ranges[r].size())
+      std::memcpy(static_cast<uint8_t*>(whole.view().data) + ranges[r].begin * element, all.data() + r * longest,
+                  ranges[r].size() * element);
+  return whole;
+}
+
+/// The mean over ranks, summed in rank order in the vector's type. Collective.
+Buffer mean_over_ranks(const View& mine, Exchange& exchange) {
+  const auto world = static_cast<size_t>(exchange.size());
+  Buffer mean(mine.numel, mine.dtype);
+  if (mine.numel == 0) return mean;
+  std::vector<uint8_t> all(bytes_of(mine) * world);
+  exchange.all_gather_uncounted({static_cast<const uint8_t*>(mine.data), bytes_of(mine)}, all);
+  for (size_t r = 0; r < world; ++r) add(mean.view(), {all.data() + r * bytes_of(mine), mine.dtype, mine.numel});
+  divide(mean.view(), static_cast<double>(world));
+  return mean;
+}
+
+const WholeVector* find(const std::vector<WholeVector>& all, uint32_t parameter, Side side, const std::string& name) {
+  const auto found = std::find_if(all.begin(), all.end(), [&](const WholeVector& v) {
+    return v.parameter == parameter && v.side == side && v.name == name;
+  });
+  return found == all.end() ? nullptr : &*found;
+}
+
+/// What a vector that was not saved begins with: estimates of averages and owners' shifts at the receivers' estimate.
+const WholeVector* stand_in(const std::vector<WholeVector>& all, const StateRef& ref) {
+  if (ref.side == Side::kDelivered || (ref.side == Side::kOwner && ref.name != "residual"))
+    return find(all, ref.parameter, Side::kReceived, "estimate");
+  if (ref.name == "gradient" || ref.name == "momentum") return find(all, ref.parameter, ref.side, "shift");
+  return nullptr;
+}
+
+void take(const StateRef& ref, const WholeVector& from) {
+  if (from.values.view().dtype != ref.view.dtype || from.values.view().numel < ref.begin + ref.view.numel)
+    throw ArgumentError(concat("state_dict: ", name_of(ref.side), ".", ref.name, ": expected at least ",
+                               ref.begin + ref.view.numel, " elements of ", name_of(ref.view.dtype), ", got ",
+                               from.values.view().numel, " of ", name_of(from.values.view().dtype)));
+  copy(ref.view, ConstView(from.values.view()).slice(ref.begin, ref.view.numel));
+}
+
+/// States::all with the empty parts too: collectives must match on all ranks.
+std::vector<StateRef> all_slots(const States& states, const std::vector<Parameter>& parameters) {
+  std::vector<StateRef> refs;
+  for (uint32_t id = 0; id < parameters.size(); ++id)
+    for (int side = 0; side < kSides; ++side)
+      for (const StateRef& ref : states.of_side(static_cast<Side>(side), id)) refs.push_back(ref);
+  return refs;
+}
+
+}  // namespace
+
+std::vector<WholeVector> mean_state(const States& states, const std::vector<Parameter>& parameters,
+                                    Exchange& exchange) {
+  std::vector<WholeVector> out;
+  for (const StateRef& ref : all_slots(states, parameters)) {
+    const Parameter& p = parameters[ref.parameter];
+    WholeVector whole{ref.parameter, ref.side, ref.name, {}};
+    if (states.is_cut(ref.side, ref.parameter)) {
+      whole.values = assemble(ref, p, exchange);
+    } else if (ref.side == Side::kWorker) {
+      whole.values = mean_over_ranks(ref.view, exchange);
+    } else {  // the same on every rank
+      whole.values = Buffer(ref.view.numel, ref.view.dtype);
+      copy(whole.values.view(), ref.view);
+    }
+    out.push_back(std::move(whole));
+  }
+  for (WholeVector& v : out)
+    if (v.side == Side::kReceived && v.name == "estimate")
+      if (const WholeVector* shift = find(out, v.parameter, Side::kWorker, "shift"))
+        copy(v.values.view(), shift->values.view());
+  return out;
+}
+
+void load_mean_state(std::vector<WholeVector> given, States& states, const std::vector<Parameter>& parameters) {
+  const std::vector<StateRef> refs = states.all();
+  // An owner's residual has no owner any more: every worker owes it.
+  for (WholeVector& v : given) {
+    if (v.side != Side::kOwner || v.name != "residual") continue;
+    const bool owners = !states.of_side(Side::kOwner, v.parameter).empty();
+    if (owners) continue;
+    const auto residual = std::find_if(given.begin(), given.end(), [&](const WholeVector& w) {
+      return w.parameter == v.parameter && w.side == Side::kWorker && w.name == "residual";
+    });
+    if (residual == given.end())
+      throw ArgumentError(
+          concat("state_dict: ", parameters[v.parameter].name,
+                 ": the residual of the averages has no place in this exchange; use exchange='sharded'"));
+    add(residual->values.view(), v.values.view());
+    v.values = Buffer(v.values.view().numel, v.values.view().dtype);
+  }
+  for (const bool write : {false, true})
+    for (const StateRef& ref : refs) {
+      const WholeVector* from = find(given, ref.parameter, ref.side, ref.name);
+      if (!from) from = stand_in(given, ref);
+      if (from && (write || from->values.view().numel < ref.begin + ref.view.numel ||
+                   from->values.view().dtype != ref.view.dtype))
+        take(ref, *from);
+    }
+}
+
+void carry_state(const States& from, const std::vector<Parameter>& old_parameters, States& to,
+                 const std::vector<Parameter>& parameters, std::vector<Buffer>& owed, Exchange& exchange) {
+  std::vector<WholeVector> old;  // this rank's, with the owners' parts put together
+  for (const StateRef& ref : all_slots(from, old_parameters)) {
+    WholeVector whole{ref.parameter, ref.side, ref.name, {}};
+    if (from.is_cut(ref.side, ref.parameter)) {
+      whole.values = assemble(ref, old_parameters[ref.parameter], exchange);
+    } else {
+      whole.values = Buffer(ref.view.numel, ref.view.dtype);
+      copy(whole.values.view(), ref.view);
+    }
+    old.push_back(std::move(whole));
+  }
+  for (const StateRef& ref : to.all()) {
+    const WholeVector* found = find(old, ref.parameter, ref.side, ref.name);
+    if (!found) found = stand_in(old, ref);
+    if (found) take(ref, *found);
+  }
+  for (uint32_t id = 0; id < parameters.size(); ++id) {
+    Progress& progress = to.progress(id);
+    progress = from.progress(id);
+    for (const StateRef& ref : to.of_side(Side::kReceived, id))
+      if (ref.name == "estimate")
+        progress.fresh =
+            progress.fresh || !find(old, id, Side::kReceived, "estimate") || !from.same_worker_vectors(to, id);
+    for (const Side side : {Side::kWorker, Side::kOwner}) {
+      const WholeVector* residual = find(old, id, side, "residual");
+      const bool kept = std::any_of(to.names(side, id).begin(), to.names(side, id).end(),
+                                    [](const std::string& n) { return n == "residual"; });
+      if (!residual || kept) continue;
+      if (owed[id].bytes() == 0) owed[id] = Buffer(parameters[id].numel, state_dtype(parameters[id].dtype));
+      add(owed[id].view(), residual->values.view());  // of averages: owed by everybody, so by their mean
+    }
+  }
+}
+
+}  // namespace tsq

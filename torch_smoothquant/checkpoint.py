@@ -1,0 +1,62 @@
+"""The hook's state as plain dictionaries, and back. Formats, checks and messages; what state means is decided in csrc/hook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import _C
+
+VERSION = 1
+MODES = ("rank", "mean")
+PROGRESS = ("steps", "fresh", "up_rate", "down_rate")  # of a parameter, beside its state vectors
+
+
+def save(core: _C.Hook, mode: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """See Hook.state_dict."""
+    if mode not in MODES:
+        raise ValueError(f"mode: expected one of {', '.join(map(repr, MODES))}, got {mode!r}")
+    vectors, progress = core.state() if mode == "rank" else core.whole_state()
+    parameters: dict[str, Any] = {name: dict(zip(PROGRESS, values, strict=True)) for name, values in progress.items()}
+    for (name, side, vector), (begin, tensor) in vectors.items():
+        parameters[name][f"{side}.{vector}"] = {"begin": begin, "values": tensor}
+    return {"version": VERSION, "mode": mode, **_kept(identity, mode), "parameters": parameters}
+
+
+def load(core: _C.Hook, state_dict: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """See Hook.load_state_dict."""
+    if missing := {"version", "mode", "parameters", "loss_scale"} - set(state_dict):
+        raise ValueError(f"state_dict: expected more keys: {', '.join(sorted(missing))} not there")
+    mode = state_dict["mode"]
+    if mode not in MODES:
+        raise ValueError(f"state_dict: mode: expected one of {', '.join(map(repr, MODES))}, got {mode!r}")
+    expected = {"version": VERSION, **_kept(identity, mode)}
+    if missing := set(expected) - set(state_dict):
+        raise ValueError(f"state_dict: expected more keys: {', '.join(sorted(missing))} not there")
+    for key, value in expected.items():
+        if state_dict[key] != value:
+            hint = ""
+            if mode == "rank" and key in ("rank", "world_size", "exchange"):
+                hint = "; a state_dict(mode='mean') fits any"
+            raise ValueError(f"state_dict: {key}: expected {value!r}, got {state_dict[key]!r}{hint}")
+    given = state_dict["parameters"]
+    if difference := set(given) ^ set(core.parameter_names()):
+        raise ValueError(f"state_dict: parameters: expected this model's, differs in {sorted(difference)[:5]}")
+    vectors, progress = {}, {}
+    for name, entry in given.items():
+        if missing := set(PROGRESS) - set(entry):
+            raise ValueError(f"state_dict: {name}: expected more keys: {', '.join(sorted(missing))} not there")
+        progress[name] = (entry["steps"], entry["fresh"], entry["up_rate"], entry["down_rate"])
+        for key, value in entry.items():
+            if key in PROGRESS:
+                continue
+            side, dot, vector = key.partition(".")
+            if not dot or not isinstance(value, Mapping) or set(value) != {"begin", "values"}:
+                raise ValueError(f"state_dict: {name}: expected {', '.join(PROGRESS)} and vectors such as 'worker.residual', got {key!r}")
+            vectors[name, side, vector] = (value["begin"], value["values"])
+    (core.load_state if mode == "rank" else core.load_whole_state)(vectors, progress)
+
+
+def _kept(identity: Mapping[str, Any], mode: str) -> dict[str, Any]:
+    """What a state of this mode depends on."""
+    return {k: v for k, v in identity.items() if mode == "rank" or k not in ("rank", "world_size", "exchange")}
