@@ -36,6 +36,16 @@ def decode(message: torch.Tensor) -> torch.Tensor:
     return _C.decode(_tensor(message, "message"))
 
 
+def trim(message: torch.Tensor) -> torch.Tensor:
+    """The bytes that travel of a message in memory of fixed capacity, as ``torch.ops.torch_smoothquant.encode`` returns it: a view.
+
+    Raises:
+        WireError: if no header is there, or if it states more bytes than there are.
+    """
+    message = _tensor(message, "message")
+    return message[: _C.stated_length(message)]
+
+
 class Sender:
     """The worker's half of a mechanism for one flat vector of ``numel`` elements; owns its state (residuals).
 
@@ -136,4 +146,4 @@ def _dtype(value: object) -> torch.dtype:
     return value
 
 
-__all__ = ["Mechanism", "Receiver", "Sender", "WireError", "decode", "encode"]
+__all__ = ["Mechanism", "Receiver", "Sender", "WireError", "decode", "encode", "trim"]
