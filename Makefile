@@ -84,7 +84,7 @@ sanitize:  ## C++ tests under ASan + UBSan, then the threads under TSan
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/asan/tsq_core_test --gtest_brief=1
 	$(CORE) -S . -B build/tsan -DTSQ_TESTS=ON -DTSQ_SANITIZE=thread
 	cmake --build build/tsan --parallel $(JOBS)
-	TSAN_OPTIONS=halt_on_error=1 build/tsan/tsq_core_test --gtest_brief=1 --gtest_filter='*Pipeline*:*Averager*:*Loopback*:*Agreement*'
+	TSAN_OPTIONS=halt_on_error=1 build/tsan/tsq_core_test --gtest_brief=1 --gtest_filter='Parallel*:Sweep*:*Pipeline*:*Averager*:*Loopback*:*Agreement*'
 
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz

@@ -117,9 +117,10 @@ UNBIASED, FIT = 0, 1
 def block_values(codes: list[int], pattern: int, bits: int, levels: int) -> list[np.float32]:
     """The values of one block from its codes and its scale's bit pattern."""
     negative, magnitude = pattern >> 31, np.uint32(pattern & 0x7FFFFFFF).view(np.float32)
-    require(bool(np.isfinite(magnitude)), "a scale that is not finite")
     top = (1 << bits) - 1
     zero_centred = 2 * ((1 << bits - 1) - 1)  # 2 s, the largest code
+    cap = np.float32(float.fromhex("0x1.FFFFFp127")) / np.float32(top if negative else max(zero_centred // 2, 1))
+    require(bool(magnitude <= cap), "a scale above cap")
     if pattern == 0:
         require(not any(codes), "a code in an empty block")
         return [np.float32(0)] * len(codes)
