@@ -57,7 +57,9 @@ def main() -> None:
     args = arguments()
     torch.set_num_threads(1)
     peers.quiet()
-    results = []
+    results, why_not = [], table.busy()
+    if why_not:
+        print(f"wall times on several threads will say little: {why_not}")
     for result in run(args):
         results.append(result)
         print(result.line(), flush=True)
@@ -66,7 +68,7 @@ def main() -> None:
     if args.json:
         args.json.write_text(json.dumps({"machine": table.machine(), "results": [r.as_dict() for r in results]}, indent=1) + "\n")
     if args.write:
-        PAGE.write_text(table.page(results))
+        PAGE.write_text(table.page(results, why_not))
         print(f"wrote {PAGE}")
 
 

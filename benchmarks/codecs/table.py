@@ -18,11 +18,10 @@ from .specs import cases
 
 HEAD = """# Compressors
 
-{machine}. Written by `python -m benchmarks.codecs --write`, not
-by hand. One bucket of DDP, {numel:,} float32 elements
-({bytes:.0f} MB), one thread unless said; every time is processor time, the median of repetitions in turns with memcpy of the bucket
-({copy:.3f} ns per element), after the checks that values are those of the reference, that nothing is lost and that every SIMD target
-writes the same bytes.
+{machine}.
+Written by `python -m benchmarks.codecs --write`, not by hand. One bucket of DDP, {numel:,} float32 elements ({bytes:.0f} MB), one thread
+unless said; every time is processor time, the median of repetitions in turns with memcpy of the bucket ({copy:.3f} ns per element), after
+the checks that values are those of the reference, that nothing is lost and that every SIMD target writes the same bytes.
 "Residual" is the encoder with error feedback in the same sweep, "add" is `decode_add` of one message; *error* is |C(x) - x|^2 / |x|^2 of
 what error feedback sends, for a Gaussian vector and for Student's t with 3 degrees of freedom. The constants are those of a vector of
 2^20 elements ([algorithms.md](algorithms.md)): omega of the map under `Direct`, alpha of the one under `ErrorFeedback`.
@@ -39,7 +38,7 @@ three calls; indices count as 32 bits):
 """
 THREADS = """
 Two threads (`tsq.set_num_threads(2)`) where the codec uses them, ns per element of wall time, the best of all
-repetitions (a machine with other work shows the rest):
+repetitions:
 
 | compressor | residual, 1 | residual, 2 | add, 1 | add, 2 | mean of 8, 1 | mean of 8, 2 |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -62,8 +61,14 @@ def short(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def page(results: list[Result]) -> str:
-    """The document; results of the bucket's size are shown."""
+def busy() -> str | None:
+    """Why wall times on several threads would say nothing, or None."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    return f"the load average was {load:.1f} on {cores} cores" if load > cores / 2 else None
+
+
+def page(results: list[Result], why_not_threads: str | None = None) -> str:
+    """The document; results of the bucket's size are shown. With a reason (``busy``) the table of threads is left out."""
     found = {(r.name, r.what, r.threads): r for r in results if r.numel == BUCKET}
 
     def row(*cells: str) -> str:
@@ -92,6 +97,8 @@ def page(results: list[Result]) -> str:
             residual = found[r.name, "encode_residual", 1]
             out += row(r.name, f"{r.bits:.2f}", f"{r.ns:.3f}", f"{residual.ns:.3f}", f"{residual.ratio:.2f}", ns(r.name, "decode_add 1"),
                        short(r.error), short(r.error_heavy))
+    if why_not_threads:
+        return f"{out}\nTwo threads (`tsq.set_num_threads(2)`): no figures, since {why_not_threads} when this page was written.\n"
     out += threads_table([spec for spec, _ in mine if (spec, "encode_residual", 2) in found], row, best)
     return out
 

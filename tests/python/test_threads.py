@@ -56,3 +56,4 @@ def test_page_has_a_row_for_every_compressor():
                for what in ("encode", "encode_residual", "decode_add 1", "decode_mean 8")]
     page = table.page(results)
     assert all(page.count(f"| `{spec}` |") == 2 for spec in ALL) and page.count("| a peer |") == 1
+    assert all(table.page(results, "it was loud").count(f"| `{spec}` |") == 1 for spec in ALL)
