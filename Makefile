@@ -53,12 +53,13 @@ test-python:
 	$(PYTHON_VENV) -m pytest -q $(ARGS)
 
 .PHONY: bench
-bench:  ## Kernels against memcpy; with root also whole steps over slow links
+bench:  ## Kernels and codecs against memcpy; with root also whole steps over slow links
 	@scripts/setup.sh build bench links demo
 	@$(MAKE) --no-print-directory install
 	$(CORE) -S . -B build/bench -DTSQ_BENCHMARKS=ON
 	cmake --build build/bench --parallel $(JOBS)
 	build/bench/bench_kernels
+	$(PYTHON_VENV) -m benchmarks.codecs
 	@if [ "$$(id -u)" = 0 ]; then $(PYTHON_VENV) -m benchmarks.links $(ARGS); \
 	else echo "benchmarks.links makes network namespaces: run it as root"; fi
 
@@ -83,16 +84,20 @@ sanitize:  ## C++ tests under ASan + UBSan, then the threads under TSan
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/asan/tsq_core_test --gtest_brief=1
 	$(CORE) -S . -B build/tsan -DTSQ_TESTS=ON -DTSQ_SANITIZE=thread
 	cmake --build build/tsan --parallel $(JOBS)
-	TSAN_OPTIONS=halt_on_error=1 build/tsan/tsq_core_test --gtest_brief=1 --gtest_filter='*Pipeline*:*Averager*:*Loopback*:*Agreement*'
+	TSAN_OPTIONS=halt_on_error=1 build/tsan/tsq_core_test --gtest_brief=1 --gtest_filter='Parallel*:Sweep*:*Pipeline*:*Averager*:*Loopback*:*Agreement*'
 
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
-fuzz:  ## libFuzzer on every decoder and on the spec parser (clang), FUZZ_SECONDS each
+fuzz:  ## libFuzzer on messages, on every codec's decoder and on the spec parser (clang), FUZZ_SECONDS each
 	@scripts/setup.sh fuzz
 	$(CORE) -S . -B build/fuzz -DTSQ_FUZZ=ON -DCMAKE_CXX_COMPILER=clang++
 	cmake --build build/fuzz --parallel $(JOBS)
 	@mkdir -p build/fuzz/corpus_message build/fuzz/corpus_spec
 	build/fuzz/message_fuzz -max_total_time=$(FUZZ_SECONDS) build/fuzz/corpus_message tests/golden
+	for codec in $$($(PYTHON_VENV) tests/fuzz/make_corpus.py build/fuzz/seeds); do \
+	  mkdir -p build/fuzz/corpus_codec_$$codec; \
+	  TSQ_FUZZ_CODEC=$$codec build/fuzz/codec_fuzz -max_total_time=$(FUZZ_SECONDS) build/fuzz/corpus_codec_$$codec build/fuzz/seeds/$$codec || exit 1; \
+	done
 	build/fuzz/spec_fuzz -max_total_time=$(FUZZ_SECONDS) build/fuzz/corpus_spec tests/fuzz/corpus_spec
 
 .PHONY: clean

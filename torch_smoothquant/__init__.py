@@ -26,7 +26,7 @@ except ImportError as error:
                       "--no-build-isolation -e .), or start Python from another folder to use an installed copy") from error
 _check_build(built_for_torch, torch.__version__)  # before ._C: another torch's symbols would fail to link with less to read
 
-from .endpoint import Receiver, Sender, WireError, decode, encode  # noqa: E402
+from .endpoint import Receiver, Sender, WireError, decode, encode, num_threads, set_num_threads, trim  # noqa: E402
 from .hook import Hook, attach, comm_hook, prepare  # noqa: E402
 from .spec import (  # noqa: E402
     CLAG,
@@ -55,5 +55,5 @@ from .spec import (  # noqa: E402
 __all__ = [
     "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bidirectional", "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity",
     "Mechanism", "Natural", "Quantizer", "Receiver", "Sender", "Sign", "Spec", "SpecError", "Ternary", "ThreePC", "TopK", "WireError",
-    "attach", "comm_hook", "decode", "encode", "parse", "prepare",
+    "attach", "comm_hook", "decode", "encode", "num_threads", "parse", "prepare", "set_num_threads", "trim",
 ]

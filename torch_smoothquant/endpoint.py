@@ -36,6 +36,30 @@ def decode(message: torch.Tensor) -> torch.Tensor:
     return _C.decode(_tensor(message, "message"))
 
 
+def trim(message: torch.Tensor) -> torch.Tensor:
+    """The bytes that travel of a message in memory of fixed capacity, as ``torch.ops.torch_smoothquant.encode`` returns it: a view.
+
+    Raises:
+        WireError: if no header is there, or if it states more bytes than there are.
+    """
+    message = _tensor(message, "message")
+    return message[: _C.stated_length(message)]
+
+
+def set_num_threads(count: int) -> None:
+    """How many threads a compressor may use, the caller's included; 1 at first, which leaves the other cores to the training.
+
+    For the whole process, the hook included. Messages, states and averages do not depend on it. The quantizers and :class:`Natural`
+    use it, from 131072 elements on; the others run on one thread.
+    """
+    _C.set_num_threads(_integer(count, "num_threads"))
+
+
+def num_threads() -> int:
+    """What :func:`set_num_threads` has set."""
+    return _C.num_threads()
+
+
 class Sender:
     """The worker's half of a mechanism for one flat vector of ``numel`` elements; owns its state (residuals).
 
@@ -162,4 +186,4 @@ def _dtype(value: object) -> torch.dtype:
     return value
 
 
-__all__ = ["Mechanism", "Receiver", "Sender", "WireError", "decode", "encode"]
+__all__ = ["Mechanism", "Receiver", "Sender", "WireError", "decode", "encode", "num_threads", "set_num_threads", "trim"]

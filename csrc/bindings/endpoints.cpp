@@ -128,6 +128,7 @@ void bind_endpoints(py::module_& m) {
       .def_property_readonly("step", &Receiver::step);
   m.def("encode", &encode, py::arg("spec"), py::arg("x"), py::arg("seed"), py::arg("step"), py::arg("rank"));
   m.def("decode", &decode, py::arg("message"));
+  m.def("stated_length", [](const at::Tensor& message) { return wire::stated_length(bytes_of(message, "message")); });
 }
 
 }  // namespace tsq

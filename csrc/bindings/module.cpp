@@ -69,6 +69,7 @@ PYBIND11_MODULE(_C, m) {
       throw ArgumentError(concat("target: expected one of simd_targets(), got ", *name));
   });
 
+  bind_codec(m);
   bind_spec(m);
   bind_endpoints(m);
   bind_hook(m);

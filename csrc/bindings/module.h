@@ -8,6 +8,7 @@
 
 namespace tsq {
 
+void bind_codec(pybind11::module_& m);
 void bind_spec(pybind11::module_& m);
 void bind_endpoints(pybind11::module_& m);
 void bind_hook(pybind11::module_& m);

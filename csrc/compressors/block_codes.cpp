@@ -2,6 +2,7 @@
 
 #include "common/error.h"
 #include "compressors/pointers.h"
+#include "compressors/sweep.h"
 
 namespace tsq {
 
@@ -16,7 +17,10 @@ double BlockCodes::expected_bits(size_t n, DType dtype) const { return 8.0 * sta
 
 Compressor::Encoded BlockCodes::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
                                     MutableBytes out) const {
-  const bool finite = kernels::quantize(params_, form, x, state, key.philox, key.offset, out.data());
+  const bool finite = sweep_all(x.numel, [&](size_t begin, size_t count) {
+    return kernels::quantize(params_, form, x.slice(begin, count), state_at(state, x.dtype, begin), key.philox,
+                             key.offset + begin, out.data() + bytes_before(begin));
+  });
   return {max_bytes(x.numel, x.dtype), finite};
 }
 
@@ -24,18 +28,25 @@ void BlockCodes::validate(Bytes in, uint64_t n, DType dtype) const {
   // The first test keeps the length formula of a hostile n from overflowing: an element takes at least one bit.
   if (n > 8 * uint64_t{in.size()} || max_bytes(n, dtype) != in.size())
     throw_wire("bytes", concat("those of ", n, " elements of ", spec()), in.size());
-  if (!kernels::valid_payload(params_, in.data(), n))
+  const bool valid = sweep_all(n, [&](size_t begin, size_t count) {
+    return kernels::valid_payload(params_, in.data() + bytes_before(begin), count);
+  });
+  if (!valid)
     throw WireError(
         concat("bad message: payload of ", spec(), ": expected finite scales and legal codes, found others"));
 }
 
 void BlockCodes::decode_add(Bytes in, DType, double scale, View acc) const {
-  kernels::dequantize_add(params_, in.data(), acc.numel, scale, acc);
+  sweep(acc.numel, [&](size_t begin, size_t count) {
+    kernels::dequantize_add(params_, in.data() + bytes_before(begin), count, scale, acc.slice(begin, count));
+  });
 }
 
 void BlockCodes::decode_mean(std::span<const Bytes> in, View out) const {
-  const Pointers pointers(in);
-  kernels::dequantize_mean(params_, pointers.data(), in.size(), out);
+  sweep(out.numel, [&](size_t begin, size_t count) {
+    const Pointers pointers(in, bytes_before(begin));
+    kernels::dequantize_mean(params_, pointers.data(), in.size(), out.slice(begin, count));
+  });
 }
 
 }  // namespace tsq

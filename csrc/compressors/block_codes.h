@@ -29,6 +29,9 @@ class BlockCodes : public FusedCompressor {
  private:
   Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const override;
 
+  /// Where the group that begins with element i begins in a payload.
+  size_t bytes_before(size_t i) const { return kernels::quantizer_bytes(i, params_.bits, params_.block); }
+
   kernels::QuantizerParams params_;
 };
 

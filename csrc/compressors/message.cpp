@@ -1,6 +1,7 @@
 #include "compressors/message.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "common/convert.h"
@@ -14,16 +15,38 @@ size_t max_message_bytes(const Compressor& compressor, size_t n, DType dtype) {
 
 size_t encode_message(const Compressor& compressor, ConstView x, uint64_t seed, uint64_t step, uint32_t rank,
                       MutableBytes out) {
-  const CompressorPtr c = compressor.as_unbiased();
-  wire::Writer writer(out, {.dtype = x.dtype, .sections = 1, .rank = rank, .step = step});
+  return encode_message(compressor, x, {.seed = seed, .step = step, .rank = rank}, out);
+}
+
+size_t encode_message(const Compressor& compressor, ConstView x, const Encoding& as, MutableBytes out) {
+  const bool plain = as.form == kernels::Form::kPlain;
+  const CompressorPtr c = plain ? compressor.as_unbiased() : compressor.as_contractive();
+  wire::Writer writer(out, {.dtype = x.dtype, .sections = 1, .rank = as.rank, .step = as.step});
   const MutableBytes payload = writer.payload();
-  auto sent = c->encode(x, encode_key({.seed = seed, .step = step, .rank = rank}, 0, 1), payload);
+  const EncodeKey key = encode_key({.seed = as.seed, .step = as.step, .rank = as.rank}, 0, as.world_size);
+  Compressor::Encoded sent{.finite = false};
+  if (plain)
+    sent = c->encode(x, key, payload);
+  else if (finite_with(x, as.state))
+    sent = as.form == kernels::Form::kResidual ? c->encode_residual(x, as.state, key, payload)
+                                               : c->encode_shifted(x, as.state, key, payload);
   if (!sent.finite) {
     sent.bytes = c->zero_bytes(x.numel, x.dtype);
     std::fill_n(payload.begin(), sent.bytes, uint8_t{0});
   }
   writer.add({.format = c->format(), .non_finite = !sent.finite, .numel = x.numel, .bytes = sent.bytes});
   return writer.finish();
+}
+
+bool finite_with(ConstView x, const View& state) {
+  if (kernels::all_ordinary(x)) return true;
+  return with_element(x.dtype, [&](auto element) {
+    using E = decltype(element);
+    const auto* v = state.as<typename E::State>();
+    for (size_t i = 0; i < x.numel; ++i)
+      if (!std::isfinite(static_cast<float>(std::abs(E::load(x.data, i)) + std::abs(v[i])))) return false;
+    return true;
+  });
 }
 
 wire::Message check_message(Bytes bytes, uint64_t* numel) {
@@ -53,6 +76,18 @@ void decode_message(const wire::Message& message, View out) {
       fill_nan(slice);
     else
       decoder_for(message.sections[i].format)->decode_mean({&message.payloads[i], 1}, slice);
+    begin += slice.numel;
+  }
+}
+
+void decode_message_add(const wire::Message& message, double scale, View acc) {
+  size_t begin = 0;
+  for (size_t i = 0; i < message.sections.size(); ++i) {
+    const View slice = acc.slice(begin, message.sections[i].numel);
+    if (message.sections[i].non_finite)
+      fill_nan(slice);
+    else
+      decoder_for(message.sections[i].format)->decode_add(message.payloads[i], message.header.dtype, scale, slice);
     begin += slice.numel;
   }
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "compressors/compressor.h"
+#include "kernels/quantizer.h"
 
 namespace tsq {
 
@@ -15,6 +16,23 @@ size_t max_message_bytes(const Compressor& compressor, size_t n, DType dtype);
 size_t encode_message(const Compressor& compressor, ConstView x, uint64_t seed, uint64_t step, uint32_t rank,
                       MutableBytes out);
 
+/// The other two forms, and the key of a whole world.
+struct Encoding {
+  kernels::Form form = kernels::Form::kPlain;
+  View state{};  ///< x.numel elements of state_dtype(x.dtype); not for kPlain
+  uint64_t seed = 0, step = 0;
+  uint32_t rank = 0, world_size = 1;
+};
+
+/// encode_message in this form. With a state, the compressor's open choices are made as for error feedback
+/// (contractive), and a marked message leaves the state as it was (to rounding, if a finite x and a finite state
+/// overflow together).
+size_t encode_message(const Compressor& compressor, ConstView x, const Encoding& encoding, MutableBytes out);
+
+/// Whether |x| + |state| is finite in float32, element by element: what a codec with a state is sure to be able to
+/// send. Reads the state only if x has magnitudes of 2^96 or more.
+bool finite_with(ConstView x, const View& state);
+
 /// Checks all of a message, payloads included; `numel` becomes its total number of elements. Throws WireError.
 wire::Message check_message(Bytes bytes, uint64_t* numel);
 
@@ -24,6 +42,9 @@ void validate_section(const Compressor& compressor, const wire::Message& message
 /// Decodes a checked message into `out` (numel elements of the header's dtype), section after section; NaN where
 /// marked.
 void decode_message(const wire::Message& message, View out);
+
+/// acc += scale * the checked message's values, acc of float32 or float64; NaN where marked.
+void decode_message_add(const wire::Message& message, double scale, View acc);
 
 /// out[i] = NaN: what a marked section decodes to.
 void fill_nan(View out);

@@ -2,12 +2,16 @@
 
 #include "common/error.h"
 #include "compressors/pointers.h"
+#include "compressors/sweep.h"
 
 namespace tsq {
 
 Compressor::Encoded Natural::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
                                  MutableBytes out) const {
-  const bool finite = kernels::encode_natural(form, x, state, key.philox, key.offset, out.data());
+  const bool finite = sweep_all(x.numel, [&](size_t begin, size_t count) {
+    return kernels::encode_natural(form, x.slice(begin, count), state_at(state, x.dtype, begin), key.philox,
+                                   key.offset + begin, out.data() + kernels::natural_bytes(begin));
+  });
   return {kernels::natural_bytes(x.numel), finite};
 }
 
@@ -15,17 +19,24 @@ void Natural::validate(Bytes in, uint64_t n, DType) const {
   // The first test keeps the length formula of a hostile n from overflowing: an element takes at least one byte.
   if (n > in.size() || kernels::natural_bytes(n) != in.size())
     throw_wire("bytes", concat("those of ", n, " elements of ", spec()), in.size());
-  if (!kernels::valid_natural(in.data(), n))
+  const bool valid = sweep_all(n, [&](size_t begin, size_t count) {
+    return kernels::valid_natural(in.data() + kernels::natural_bytes(begin), count);
+  });
+  if (!valid)
     throw WireError(concat("bad message: payload of ", spec(), ": expected legal exponents and signs, found others"));
 }
 
 void Natural::decode_add(Bytes in, DType, double scale, View acc) const {
-  kernels::decode_natural_add(in.data(), acc.numel, scale, acc);
+  sweep(acc.numel, [&](size_t begin, size_t count) {
+    kernels::decode_natural_add(in.data() + kernels::natural_bytes(begin), count, scale, acc.slice(begin, count));
+  });
 }
 
 void Natural::decode_mean(std::span<const Bytes> in, View out) const {
-  const Pointers pointers(in);
-  kernels::decode_natural_mean(pointers.data(), in.size(), out);
+  sweep(out.numel, [&](size_t begin, size_t count) {
+    const Pointers pointers(in, kernels::natural_bytes(begin));
+    kernels::decode_natural_mean(pointers.data(), in.size(), out.slice(begin, count));
+  });
 }
 
 }  // namespace tsq

@@ -11,10 +11,11 @@ namespace tsq {
 
 class Pointers {
  public:
-  explicit Pointers(std::span<const Bytes> payloads) {
+  /// Of byte `offset` in each.
+  explicit Pointers(std::span<const Bytes> payloads, size_t offset = 0) {
     if (payloads.size() > few_.size()) many_.resize(payloads.size());
     const uint8_t** const to = many_.empty() ? few_.data() : many_.data();
-    for (size_t i = 0; i < payloads.size(); ++i) to[i] = payloads[i].data();
+    for (size_t i = 0; i < payloads.size(); ++i) to[i] = payloads[i].data() + offset;
   }
   const uint8_t* const* data() const { return many_.empty() ? few_.data() : many_.data(); }
 

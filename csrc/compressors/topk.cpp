@@ -8,6 +8,7 @@
 #include "common/convert.h"
 #include "common/error.h"
 #include "common/expression.h"
+#include "compressors/sparse_capacity.h"
 #include "compressors/topk_select.h"
 #include "wire/indices.h"
 
@@ -74,6 +75,10 @@ Class TopK::class_of(size_t n, uint32_t) const {
 size_t TopK::max_bytes(size_t n, DType dtype) const {
   const size_t k = target(n);
   return wire::max_index_bytes(n, k) + k * size_of(dtype);
+}
+
+Capacity TopK::capacity(DType dtype) const {
+  return config_.k ? sparse_capacity(0, *config_.k, dtype) : sparse_capacity(*config_.ratio, 2, dtype);
 }
 
 size_t TopK::zero_bytes(size_t n, DType) const { return wire::max_index_bytes(n, 0); }

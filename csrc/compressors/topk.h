@@ -29,6 +29,7 @@ class TopK final : public FusedCompressor {
   CompressorPtr as_contractive() const override { return std::make_shared<TopK>(config_); }
   CompressorPtr as_unbiased() const override { return std::make_shared<TopK>(config_); }
   size_t max_bytes(size_t n, DType dtype) const override;
+  Capacity capacity(DType dtype) const override;
   size_t zero_bytes(size_t n, DType dtype) const override;
   bool has_fixed_size() const override { return false; }
   double expected_bits(size_t n, DType dtype) const override;

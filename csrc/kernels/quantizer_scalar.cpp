@@ -260,12 +260,8 @@ bool valid_payload(const QuantizerParams& params, const uint8_t* in, size_t n) {
     in = group.read(params, in);
     if (in == nullptr) return false;
     for (size_t i = 0; i < group.m; ++i) {
-      const uint32_t scale = group.scales[i / params.block];
-      const bool empty = scale == 0, negative = (scale & kSignBit) != 0;
-      if ((scale & ~kSignBit) >= kInfBits) return false;
-      if (negative && !fit) return false;
-      if (fit && params.bits == 1 && !negative && !empty) return false;
-      const int largest = empty ? 0 : negative || params.bits == 1 ? (1 << params.bits) - 1 : 2 * centre(params.bits);
+      const int largest = largest_code(params.bits, fit, group.scales[i / params.block]);
+      if (largest < 0) return false;
       if (group.codes[i] > largest) return false;
     }
   }

@@ -13,11 +13,17 @@ namespace {
 constexpr uint8_t kMagic[4] = {'T', 'S', 'Q', 'M'};
 constexpr uint8_t kNonFinite = 1, kWhole = 2;
 
-Header read_header(Bytes bytes) {
+/// What every message of this version begins with; returns the place of the header.
+const uint8_t* check_magic(Bytes bytes) {
   if (bytes.size() < kHeaderBytes) throw_wire("length", concat("at least ", kHeaderBytes, " bytes"), bytes.size());
   const uint8_t* p = bytes.data();
   if (std::memcmp(p, kMagic, sizeof kMagic) != 0) throw_wire("magic", "'TSQM'", "something else");
   if (load<uint16_t>(p + 4) != kVersion) throw_wire("version", kVersion, load<uint16_t>(p + 4));
+  return p;
+}
+
+Header read_header(Bytes bytes) {
+  const uint8_t* p = check_magic(bytes);
   if (p[6] >= kDTypeCount) throw_wire("dtype", "0 to 3", int{p[6]});
   if (p[7] > 1) throw_wire("kind", "0 or 1", int{p[7]});
   Header header;
@@ -97,6 +103,13 @@ Message parse(Bytes bytes) {
   }
   if (at != bytes.size()) throw_wire("length", at, bytes.size());
   return message;
+}
+
+size_t stated_length(Bytes bytes) {
+  const uint64_t length = load<uint64_t>(check_magic(bytes) + 24);
+  if (length < kHeaderBytes || length > bytes.size())
+    throw_wire("length", concat(kHeaderBytes, " to ", bytes.size()), length);
+  return length;
 }
 
 Writer::Writer(MutableBytes out, const Header& header) : out_(out), header_(header), end_(overhead(header.sections)) {

@@ -73,6 +73,10 @@ constexpr size_t overhead(size_t sections) { return kHeaderBytes + kSectionBytes
 /// Payloads are not looked into: that is their codec's `validate`.
 Message parse(Bytes bytes);
 
+/// The length that a message's header states, where `bytes` may go on behind the message (memory of fixed capacity).
+/// Throws WireError unless `bytes` begins with a header and has that many bytes. The rest is for parse() to check.
+size_t stated_length(Bytes bytes);
+
 /// Writes a message front to back into memory of at least overhead(sections) + payloads; does not own it.
 class Writer {
  public:

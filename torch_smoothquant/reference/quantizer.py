@@ -108,7 +108,8 @@ def dequantize(payload: Tensor, numel: int, bits: int, block: int, levels: str) 
     check(payload.numel() == expected, "payload", f"{expected} bytes", payload.numel())
     codes, scales = unpack(payload, numel, bits, block)
     sign, empty = scales.signbit(), scales.view(torch.int32) == 0
-    check(bool(scales.isfinite().all()), "scale", "finite", "NaN or infinity")
+    cap = torch.where(sign, MAX / (2**bits - 1), MAX / _top(bits)).to(torch.float32)
+    check(bool((scales.abs() <= cap).all()), "scale", "at most cap", "NaN, infinity or a larger one")
     check(levels == "fit" or not bool(sign.any()), "scale", "a clear sign bit (unbiased)", "a set one")
     if levels == "fit" and bits == 1:
         check(bool((sign | empty).all()), "scale", "a set sign bit or +0 (fit, 1 bit)", "a clear one")

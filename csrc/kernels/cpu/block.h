@@ -35,6 +35,17 @@ constexpr float peak_level(int bits) { return bits == 1 ? 1.0f : static_cast<flo
 /// The largest scale that keeps the outermost level finite.
 inline float scale_cap(float top) { return 0x1.FFFFFp127f / top; }
 
+/// The largest legal code of a block with this scale, or -1 if the scale is illegal.
+inline int largest_code(int bits, bool fit, uint32_t scale) {
+  const bool mid_rise = (scale & kSignBit) != 0;
+  if (scale == 0) return 0;
+  const int top = (1 << bits) - 1;
+  const float cap = scale_cap(mid_rise ? static_cast<float>(top) : peak_level(bits));
+  const bool bounded = std::bit_cast<float>(scale & ~kSignBit) <= cap;  // false for a NaN
+  if (!bounded || (mid_rise && !fit) || (fit && bits == 1 && !mid_rise)) return -1;
+  return mid_rise || bits == 1 ? top : 2 * centre(bits);
+}
+
 /// The value of a code in units of abs(scale).
 constexpr int level(int bits, bool mid_rise, int code) {
   return mid_rise || bits == 1 ? 2 * code + 1 - (1 << bits) : code - centre(bits);

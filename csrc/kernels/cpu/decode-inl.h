@@ -154,14 +154,6 @@ void SumGroup(const QuantizerParams& params, const uint8_t* const* HWY_RESTRICT 
   }
 }
 
-// The largest legal code of a block, or -1 if its scale is illegal.
-inline int LargestCode(const QuantizerParams& params, uint32_t scale) {
-  const bool fit = params.rounding == Rounding::kFit, marked = (scale & kSignBit) != 0;
-  if (scale == 0) return 0;
-  if ((scale & ~kSignBit) >= kInfBits || (marked && !fit) || (fit && params.bits == 1 && !marked)) return -1;
-  return marked || params.bits == 1 ? (1 << params.bits) - 1 : 2 * centre(params.bits);
-}
-
 template <int kBits>
 bool ValidGroup(const QuantizerParams& params, const uint8_t* group) {
   const hn::CappedTag<uint32_t, 16> d;
@@ -171,7 +163,7 @@ bool ValidGroup(const QuantizerParams& params, const uint8_t* group) {
   for (size_t j = 0; j < shape.blocks; ++j) {
     uint32_t scale;
     std::memcpy(&scale, group + 4 * j, 4);
-    largest[j] = LargestCode(params, scale);
+    largest[j] = largest_code(params.bits, params.rounding == Rounding::kFit, scale);
     if (largest[j] < 0) return false;
   }
   auto excess = hn::Zero(di);  // the largest code - limit so far

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <random>
 
+#include "common/bytes.h"
 #include "kernels/payload.h"
 
 namespace tsq::kernels {
@@ -96,6 +97,36 @@ TEST(Quantizer, RoundsDoublesOnce) {
   std::vector<uint8_t> payload(quantizer_bytes(x.size(), 4, 256));
   quantize(params, Form::kResidual, {x.data(), DType::kFloat64, x.size()}, state.data(), kKey, 0, payload.data());
   for (const double e : state) EXPECT_DOUBLE_EQ(e, (1.0 + 1e-9) - 1.0);
+}
+
+// The largest legal scale gives finite values at the outermost codes; the next float is refused, on every target.
+TEST(Quantizer, ScalesAboveTheCapAreRefused) {
+  constexpr size_t kNumel = 256 + 40;  // a whole group, which SIMD sees, and a short one
+  size_t count = 0;
+  const char* const* targets = simd_targets(&count);
+  for (int bits = 1; bits <= 8; ++bits)
+    for (const bool mid_rise : {false, true})
+      for (const size_t block : {0, 256}) {
+        if (bits == 1 && !mid_rise) continue;
+        const QuantizerParams params{bits, 256, Rounding::kFit, 1.0f};
+        std::vector<uint8_t> payload(quantizer_bytes(kNumel, bits, 256));
+        const int top = (1 << bits) - 1, centre = (1 << (bits - 1)) - 1;
+        const float cap = 0x1.FFFFFp127f / static_cast<float>(mid_rise ? top : centre);
+        if (mid_rise) std::fill_n(payload.begin() + 4, 32 * bits, uint8_t{0xFF});  // of the first block
+        uint8_t* const scale = payload.data() + (block == 0 ? 0 : quantizer_bytes(256, bits, 256));
+        if (mid_rise) store(payload.data(), -cap);
+        store(scale, mid_rise ? -cap : cap);
+        const std::vector<float> values = decode(params, payload, kNumel);
+        EXPECT_TRUE(all_finite({values.data(), DType::kFloat32, kNumel})) << bits;
+        for (size_t t = 0; t <= count; ++t) {
+          force_simd_target(t < count ? targets[t] : nullptr);
+          store(scale, mid_rise ? -cap : cap);
+          EXPECT_TRUE(valid_payload(params, payload.data(), kNumel)) << bits << mid_rise << block;
+          store(scale, std::nextafter(mid_rise ? -cap : cap, mid_rise ? -INFINITY : INFINITY));
+          EXPECT_FALSE(valid_payload(params, payload.data(), kNumel)) << bits << mid_rise << block;
+          EXPECT_FALSE(scalar::valid_payload(params, payload.data(), kNumel)) << bits << mid_rise << block;
+        }
+      }
 }
 
 // One hostile element at a time: no state or value becomes non-finite, and only its own block is touched.

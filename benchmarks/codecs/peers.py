@@ -1,0 +1,108 @@
+"""What torch itself, and libraries where installed, do for the same purpose; with the same three questions: encode x, the same with error
+feedback, add one decoded message to a sum. They write into fresh memory where torch has no other way."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .measure import Clock, Result, gaussian, heavy_tailed, relative_error
+
+ROW = 256
+
+
+@dataclass
+class Peer:
+    """``encode`` makes tensors of x; ``decode`` the values of them; ``add`` adds them to acc (None: through decode)."""
+
+    name: str
+    encode: Callable[[torch.Tensor], Any]
+    decode: Callable[[Any, int], torch.Tensor]
+    bits: Callable[[Any, int], float]
+    add: Callable[[torch.Tensor, Any], object] | None = None
+
+
+def _top_k(ratio: float) -> Peer:
+    def encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        index = torch.topk(x.abs(), int(ratio * x.numel()), sorted=False).indices
+        return index, x.gather(0, index)
+
+    def decode(sent: Any, numel: int) -> torch.Tensor:
+        return torch.zeros(numel).scatter_(0, *sent)
+
+    return Peer(f"torch.topk + gather, {ratio:.1%}", encode, decode, lambda sent, n: 64.0 * sent[0].numel() / n,  # 32-bit indices
+                lambda acc, sent: acc.index_add_(0, *sent))
+
+
+def _per_tensor() -> Peer:
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        return torch.quantize_per_tensor(x, float(x.abs().max()) / 127, 0, torch.qint8)
+
+    return Peer("torch.quantize_per_tensor, qint8", encode, lambda sent, n: sent.dequantize(), lambda sent, n: 8.0)
+
+
+def _per_channel() -> Peer:
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        rows = x.view(-1, ROW)
+        scales = rows.abs().amax(1).double() / 127
+        return torch.quantize_per_channel(rows, scales.clamp_min(1e-30), torch.zeros(len(rows), dtype=torch.long), 0, torch.qint8)
+
+    return Peer(f"torch.quantize_per_channel, qint8, {ROW}", encode, lambda sent, n: sent.dequantize().flatten(),
+                lambda sent, n: 8 + 32 / ROW)
+
+
+def _cast(dtype: torch.dtype, name: str) -> Peer:
+    return Peer(name, lambda x: x.to(dtype), lambda sent, n: sent.float(), lambda sent, n: 16.0, lambda acc, sent: acc.add_(sent))
+
+
+def _rowwise(name: str) -> Peer:
+    """FBGEMM's codecs as torch ships them: a scale and an offset for every row."""
+    ops = torch.ops.quantized
+    pack, unpack = getattr(ops, f"embedding_bag_{name}_prepack"), getattr(ops, f"embedding_bag_{name}_unpack")
+    return Peer(f"FBGEMM row-wise {name}, {ROW}", lambda x: pack(x.view(-1, ROW)), lambda sent, n: unpack(sent).flatten(),
+                lambda sent, n: 8.0 * sent.numel() / n)
+
+
+def peers() -> list[Peer]:
+    return [_cast(torch.float16, "x.half()"), _cast(torch.bfloat16, "x.bfloat16()"), _per_tensor(), _per_channel(), _rowwise("byte"),
+            _rowwise("4bit"), _rowwise("2bit"), _top_k(0.1), _top_k(0.01), _top_k(0.001)]
+
+
+def skipped() -> list[str]:
+    """A line for every library that is not here."""
+    return [f"skipped: {name} is not installed" for name in ("fbgemm_gpu", "hivemind") if importlib.util.find_spec(name) is None]
+
+
+def sections(peer: Peer, clock: Clock) -> Iterator[Result]:
+    numel, x, acc, residual = clock.numel, clock.x, clock.copy, clock.state
+    acc.zero_()
+    residual.zero_()
+    sent = peer.encode(x)
+    out = [relative_error(v, peer.decode(peer.encode(v), v.numel())) for v in (gaussian(1 << 18), heavy_tailed(1 << 18))]
+
+    def with_feedback() -> None:
+        residual.add_(x)
+        residual.sub_(peer.decode(peer.encode(residual), numel))
+
+    def with_sparse_feedback() -> None:
+        residual.add_(x)
+        residual.index_fill_(0, peer.encode(residual)[0], 0.0)
+
+    add = peer.add or (lambda acc, sent: acc.add_(peer.decode(sent, numel)))
+    sparse = isinstance(sent, tuple)
+    for what, run in (("encode", lambda: peer.encode(x)), ("encode_residual", with_sparse_feedback if sparse else with_feedback),
+                      ("decode_add 1", lambda: add(acc, sent))):
+        result = clock.measure(peer.name, what, run)
+        if what != "decode_add 1":
+            result.bits, result.error, result.error_heavy = peer.bits(sent, numel), *out
+        yield result
+
+
+def quiet() -> None:
+    """torch says that it will drop its quantized tensors."""
+    warnings.filterwarnings("ignore", message=".*quantize", category=UserWarning)

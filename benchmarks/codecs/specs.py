@@ -1,0 +1,42 @@
+"""What is measured: the one list. A compressor that is not here is taken with its first spec in tests/specs.txt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch_smoothquant as tsq
+
+# spec, when to use it
+CHOSEN = [
+    ("Identity()", "the wire is no bottleneck"),
+    ("Natural()", "elements of very different size; no scale, no block"),
+    ("Quantizer(bits=8)", "as good as uncompressed, a quarter of the bytes"),
+    ("Quantizer(bits=6)", "unbiased and hardly any noise"),
+    ("Quantizer(bits=4)", "the default: an eighth of the bytes"),
+    ("Quantizer(bits=4, levels='unbiased')", "4 bits without a state, or where a mean over workers takes the noise out"),
+    ("Quantizer(bits=3)", "with error feedback"),
+    ("Quantizer(bits=2)", "with error feedback; slow links"),
+    ("Quantizer(bits=1)", "with error feedback; very slow links"),
+    ("Sign()", "as one bit, encoded faster"),
+    ("Ternary()", "unbiased at 2 bits; noisy"),
+    ("TopK(ratio=0.1)", "few elements carry most of the gradient"),
+    ("TopK(ratio=0.01)", "the same on slow links, with error feedback"),
+    ("TopK(ratio=0.001)", "the slowest links, with error feedback"),
+]
+
+THREADED = {"Natural", "Quantizer", "Sign", "Ternary"}  # codecs that use tsq.set_num_threads
+
+
+def name_of(spec: str) -> str:
+    return spec.partition("(")[0]
+
+
+def cases() -> list[tuple[str, str]]:
+    """Spec and advice of all that is measured, every compressor of the library among them."""
+    listed = (Path(__file__).resolve().parents[2] / "tests" / "specs.txt").read_text().split("\n")[:-1]
+    known = {name_of(spec) for spec, _ in CHOSEN}
+    others = {name_of(spec): spec for spec in reversed(listed) if name_of(spec) not in known}
+    missing = {c.__name__ for c in tsq.Compressor.__subclasses__()} - known - set(others)
+    if missing:
+        raise SystemExit(f"no spec of {', '.join(sorted(missing))} in benchmarks/codecs/specs.py or tests/specs.txt")
+    return CHOSEN + [(spec, "") for _, spec in sorted(others.items())]
