@@ -29,22 +29,28 @@ _check_build(built_for_torch, torch.__version__)  # before ._C: another torch's 
 from .endpoint import Receiver, Sender, WireError, decode, encode  # noqa: E402
 from .hook import Hook, attach, comm_hook, prepare  # noqa: E402
 from .spec import (  # noqa: E402
+    Bernoulli,
     Compressor,
     Direct,
     ErrorFeedback,
     Identity,
     Mechanism,
     Natural,
+    PermK,
     Quantizer,
+    RandK,
     Sign,
+    SparseSign,
     Spec,
     SpecError,
+    StochasticSparsifier,
     Ternary,
     TopK,
     parse,
 )
 
 __all__ = [
-    "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "Quantizer", "Receiver", "Sender", "Sign", "Spec",
-    "SpecError", "Ternary", "TopK", "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
+    "Bernoulli", "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "PermK", "Quantizer", "RandK",
+    "Receiver", "Sender", "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "TopK", "WireError", "attach",
+    "comm_hook", "decode", "encode", "parse", "prepare",
 ]

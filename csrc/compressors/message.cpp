@@ -13,11 +13,11 @@ size_t max_message_bytes(const Compressor& compressor, size_t n, DType dtype) {
 }
 
 size_t encode_message(const Compressor& compressor, ConstView x, uint64_t seed, uint64_t step, uint32_t rank,
-                      MutableBytes out) {
+                      MutableBytes out, uint32_t world_size) {
   const CompressorPtr c = compressor.as_unbiased();
   wire::Writer writer(out, {.dtype = x.dtype, .sections = 1, .rank = rank, .step = step});
   const MutableBytes payload = writer.payload();
-  auto sent = c->encode(x, encode_key({.seed = seed, .step = step, .rank = rank}, 0, 1), payload);
+  auto sent = c->encode(x, encode_key({.seed = seed, .step = step, .rank = rank}, 0, world_size), payload);
   if (!sent.finite) {
     sent.bytes = c->zero_bytes(x.numel, x.dtype);
     std::fill_n(payload.begin(), sent.bytes, uint8_t{0});

@@ -9,11 +9,11 @@ namespace tsq {
 /// Hard maximum of encode_message's result, in bytes.
 size_t max_message_bytes(const Compressor& compressor, size_t n, DType dtype);
 
-/// Writes x as one message of `rank` in `step` into `out` (>= max_message_bytes) and returns its length. Parameter
-/// number 0. Open choices of the compressor are made as for Direct (unbiased). If x has an Inf or NaN that the codec
-/// cannot carry, the message is marked.
+/// Writes x as one message of `rank` (of `world_size` ranks) in `step` into `out` (>= max_message_bytes) and returns
+/// its length. Parameter number 0. Open choices of the compressor are made as for Direct (unbiased). If x has an Inf or
+/// NaN that the codec cannot carry, the message is marked.
 size_t encode_message(const Compressor& compressor, ConstView x, uint64_t seed, uint64_t step, uint32_t rank,
-                      MutableBytes out);
+                      MutableBytes out, uint32_t world_size = 1);
 
 /// Checks all of a message, payloads included; `numel` becomes its total number of elements. Throws WireError.
 wire::Message check_message(Bytes bytes, uint64_t* numel);

@@ -44,11 +44,13 @@ at::Tensor encode_cpu(const at::Tensor& x, c10::string_view compressor, int64_t 
 }
 
 /// The size of a message in terms of a symbolic number of elements: the formula of docs/wire_format.md.
-c10::SymInt symbolic_bytes(const Compressor& c, const c10::SymInt& n, size_t element_bytes) {
+c10::SymInt symbolic_bytes(const Compressor& c, const c10::SymInt& n, DType dtype) {
   const c10::SymInt overhead(static_cast<int64_t>(wire::overhead(1)));
   const wire::Format format = c.format();
-  if (format.codec == wire::Codec::kRaw) return overhead + n * static_cast<int64_t>(element_bytes);
+  if (format.codec == wire::Codec::kRaw) return overhead + n * static_cast<int64_t>(size_of(dtype));
   if (format.codec == wire::Codec::kNatural) return overhead + n + (n + 255) / 256 * 32;
+  if (format.codec == wire::Codec::kSubset)  // K is a rounded product of n: one compilation per n
+    return overhead + static_cast<int64_t>(c.max_bytes(static_cast<size_t>(n.guard_int(__FILE__, __LINE__)), dtype));
   const int64_t bits = format.bits, block = format.block;
   const c10::SymInt tail_rows = (n % 256 + 31) / 32;
   return overhead + (n + (block - 1)) / block * 4 + ((n / 256) * bits + (tail_rows * bits + 7) / 8) * 32;
@@ -56,7 +58,7 @@ c10::SymInt symbolic_bytes(const Compressor& c, const c10::SymInt& n, size_t ele
 
 at::Tensor encode_meta(const at::Tensor& x, c10::string_view compressor, c10::SymInt, c10::SymInt, int64_t rank) {
   check_encode(x, rank);
-  const c10::SymInt bytes = symbolic_bytes(*parse_fixed(compressor), x.sym_numel(), x.element_size());
+  const c10::SymInt bytes = symbolic_bytes(*parse_fixed(compressor), x.sym_numel(), *to_dtype(x.scalar_type()));
   return at::empty_symint({bytes}, x.options().dtype(at::kByte));
 }
 

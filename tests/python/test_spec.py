@@ -18,7 +18,11 @@ LEGAL_CHOICES = [(levels, rounding) for levels in (None, "unbiased", "fit") for 
                  if (levels, rounding) != ("fit", "stochastic")]
 QUANTIZERS = [tsq.Quantizer(bits, block, levels, rounding)
               for bits, block, (levels, rounding) in itertools.product((1, 2, 4, 8), (32, 256, 4096), LEGAL_CHOICES)]
-COMPRESSORS = [tsq.Identity(), tsq.Natural(), *QUANTIZERS, *map(tsq.Sign, (32, 256, 4096)), *map(tsq.Ternary, (32, 256, 4096))]
+COMPRESSORS = [tsq.Identity(), tsq.Natural(), *QUANTIZERS, *map(tsq.Sign, (32, 256, 4096)), *map(tsq.Ternary, (32, 256, 4096)),
+               tsq.TopK(0.5), tsq.TopK(k=2, value_dtype="fp16"), tsq.RandK(0.25, shared=True),
+               tsq.RandK(k=3, value_dtype=tsq.Quantizer(3, 64)),
+               tsq.PermK(), tsq.PermK(tsq.Quantizer(8)), tsq.Bernoulli(0.1, "bf16"), tsq.StochasticSparsifier(5),
+               tsq.StochasticSparsifier(0.5, tsq.Quantizer(2)), tsq.SparseSign(0.01), tsq.SparseSign(k=9)]
 SPECS = [*COMPRESSORS, *map(tsq.Direct, COMPRESSORS), *map(tsq.ErrorFeedback, COMPRESSORS)]
 
 
@@ -151,8 +155,15 @@ def test_frozen_equal_hashable_copyable():
 # ------------------------------------------------------------------ the classes against the parser
 
 
+COUNTED = (tsq.RandK, tsq.SparseSign, tsq.TopK)  # ratio or k: one of the two is required
+
+
 def sample(cls: type[tsq.Spec]) -> tsq.Spec:
-    return cls(tsq.Quantizer(3)) if issubclass(cls, tsq.Mechanism) else cls(k=3) if cls is tsq.TopK else cls()
+    if issubclass(cls, tsq.Mechanism):
+        return cls(tsq.Quantizer(3))
+    if cls in COUNTED:
+        return cls(k=3)
+    return cls(1.0) if cls in (tsq.Bernoulli, tsq.StochasticSparsifier) else cls()
 
 
 def refusal(text: str) -> str:
@@ -174,7 +185,7 @@ def test_fields_are_the_arguments_of_the_parser(cls):
         rest = ", ".join(f"{f.name}={v}" for i, (f, v) in enumerate(zip(fields, values, strict=True)) if i != skipped)
         if field.default is dataclasses.MISSING:
             assert field.name in refusal(f"{cls.__name__}({rest})")
-        elif cls is tsq.TopK and field.name == "k":  # one of the two is required
+        elif cls in COUNTED and field.name == "k":
             assert "got none" in refusal(f"{cls.__name__}({rest})")
         else:
             assert _C.canonical(f"{cls.__name__}({rest})") == repr(dataclasses.replace(object_, **{field.name: field.default}))
