@@ -12,12 +12,21 @@ namespace tsq {
 
 namespace {
 
-/// |x|^2 / V with |x| in units of tau, in which V = sum of y^2 where y >= 1, else of y.
+/// The sum of the magnitudes below `bar`, and how many are not. Two sweeps: each of them is one loop over vectors.
+template <class S>
+double sum_below(const S* x, size_t n, double bar, uint64_t* reached) {
+  const auto magnitude = [&](size_t i) { return std::abs(static_cast<double>(x[i])); };
+  *reached = static_cast<uint64_t>(lane_sum(n, [&](size_t i) { return magnitude(i) < bar ? 0.0 : 1.0; }));
+  return lane_sum(n, [&](size_t i) { return magnitude(i) < bar ? magnitude(i) : 0.0; });
+}
+
+/// |x|^2 / V with |x| in units of tau, in which V is the sum of y^2 where y >= 1, else of y. Sums as lane_sum.
 template <class S>
 double shrink_of(const S* x, size_t n, double tau) {
-  const auto y = [&](size_t i) { return std::abs(static_cast<double>(x[i])) / tau; };
+  const double inverse = 1.0 / tau;
+  const auto y = [&](size_t i) { return std::abs(static_cast<double>(x[i])) * inverse; };
   const double norm = lane_sum(n, [&](size_t i) { return y(i) * y(i); });
-  const double second_moment = lane_sum(n, [&](size_t i) { return y(i) >= 1.0 ? y(i) * y(i) : y(i); });
+  const double second_moment = lane_sum(n, [&](size_t i) { return y(i) * std::max(y(i), 1.0); });
   const double shrink = norm / second_moment;
   return shrink < 1.0 ? shrink : 1.0;  // 0 / 0, or squares that overflow: what counts is sent with certainty
 }
@@ -31,16 +40,13 @@ double solve_threshold(const S* x, size_t n, uint64_t budget) {
   uint64_t nonzero = 0;
   for (size_t i = 0; i < n; ++i) nonzero += x[i] != 0;
   if (nonzero <= budget) return 0.0;
-  double tau = HUGE_VAL;
-  for (uint64_t certain = 0;;) {
-    const double bar = tau;
-    const double rest = lane_sum(n, [&](size_t i) {
-      const double magnitude = std::abs(static_cast<double>(x[i]));
-      return magnitude < bar ? magnitude : 0.0;
-    });
-    tau = std::max(rest / static_cast<double>(budget - certain), std::numeric_limits<double>::denorm_min());
+  uint64_t certain = 0;
+  double rest = lane_sum(n, [&](size_t i) { return std::abs(static_cast<double>(x[i])); });
+  for (;;) {
+    const double tau =
+        std::max(rest / static_cast<double>(budget - certain), std::numeric_limits<double>::denorm_min());
     uint64_t reached = 0;
-    for (size_t i = 0; i < n; ++i) reached += std::abs(static_cast<double>(x[i])) >= tau;
+    rest = sum_below(x, n, tau, &reached);
     if (reached <= certain || reached >= budget) return tau;
     certain = reached;
   }
@@ -92,14 +98,15 @@ Compressor::Encoded StochasticSparsifier::run(kernels::Form form, ConstView x, v
       for (size_t i = 0; i < x.numel; ++i)
         if (sums[i] != 0) take(i, 1.0);
     } else {
-      const auto probability = [&](size_t i, double unit) {
-        return std::min(unit, std::abs(static_cast<double>(sums[i])) / tau * unit);
+      const double per_unit = std::min(0x1p32 / tau, std::numeric_limits<double>::max());
+      const auto bar = [&](size_t i) { return std::min(0x1p32, std::abs(static_cast<double>(sums[i])) * per_unit); };
+      const S unit = static_cast<S>(per_unit * 0x1p-16);
+      const auto coarse = [&](size_t i) {  // rounding is far below the 1; 0 times infinity gives the largest bar
+        return static_cast<uint32_t>(static_cast<int32_t>(std::min<S>(0x1p16, std::abs(sums[i]) * unit))) + 1;
       };
-      const auto threshold = [&](size_t i) { return static_cast<uint64_t>(probability(i, 0x1p32)); };
-      sample(
-          key.philox, key.offset, x.numel,
-          [&](size_t i) { return static_cast<uint32_t>(static_cast<int32_t>(probability(i, 0x1p16))); }, threshold,
-          [&](size_t i) { take(i, static_cast<double>(threshold(i)) * 0x1p-32); });
+      const auto threshold = [&](size_t i) { return static_cast<uint64_t>(bar(i)); };
+      sample(key.philox, key.offset, x.numel, coarse, threshold,
+             [&](size_t i) { take(i, static_cast<double>(threshold(i)) * 0x1p-32); });
     }
     return send(form, x, state, key, kept, out);
   });

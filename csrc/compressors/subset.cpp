@@ -11,11 +11,23 @@ namespace tsq {
 
 namespace {
 
-PhiloxKey philox_key_of(uint64_t key) { return {static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)}; }
+/// The words of the Philox counters (c low, c high, 0, 0), c = 0, 1, ...: word k of all, asked for in ascending order.
+class Stream {
+ public:
+  explicit Stream(uint64_t key) : key_{static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)} {}
 
-std::array<uint32_t, 4> words_of(uint64_t key, uint64_t counter) {
-  return philox4x32({static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32), 0, 0}, philox_key_of(key));
-}
+  uint32_t operator[](uint64_t k) {
+    if (k / kWords != tile_) kernels::philox_tile(key_, tile_ = k / kWords, 0, &words_);
+    return words_.word(k % kWords);
+  }
+
+ private:
+  static constexpr uint64_t kWords = 4 * kernels::PhiloxTile::kLanes;
+
+  PhiloxKey key_;
+  uint64_t tile_ = ~uint64_t{0};
+  kernels::PhiloxTile words_;
+};
 
 /// floor(random * bound / 2^64), bound <= 2^32.
 uint64_t bounded(uint64_t random, uint64_t bound) {
@@ -23,10 +35,10 @@ uint64_t bounded(uint64_t random, uint64_t bound) {
   return ((random >> 32) * bound + (low >> 32)) >> 32;
 }
 
-/// Where in group g a rank's element stands.
-uint32_t place(const std::array<uint32_t, 4>& words, uint64_t group, uint32_t rank, uint32_t world) {
-  const uint64_t shift = uint64_t{words[group % 4]} * world >> 32;
-  return static_cast<uint32_t>((rank + shift) % world);
+/// Where in its group a rank's element stands.
+uint32_t place(uint32_t word, uint32_t rank, uint32_t world) {
+  const uint64_t at = rank + (uint64_t{word} * world >> 32);
+  return static_cast<uint32_t>(at < world ? at : at - world);
 }
 
 SubsetHead head_of(const uint8_t* in) { return {load<uint64_t>(in), load<uint64_t>(in + 8)}; }
@@ -51,11 +63,10 @@ void draw_subset(uint64_t key, uint64_t n, uint64_t count, std::vector<uint32_t>
   set.assign((n + 63) / 64, complement ? ~uint64_t{0} : 0);
   if (complement && n % 64) set.back() = (uint64_t{1} << n % 64) - 1;
   const auto drawn = [&](uint64_t i) { return (set[i / 64] >> (i % 64) & 1) != complement; };
-  std::array<uint32_t, 4> words{};
+  Stream stream(key);
   for (uint64_t d = 0; d < draws; ++d) {
-    if (d % 2 == 0) words = words_of(key, d / 2);
-    const uint64_t last = n - draws + d, random = words[d % 2 * 2] | uint64_t{words[d % 2 * 2 + 1]} << 32;
-    const uint64_t wanted = bounded(random, last + 1);
+    const uint64_t last = n - draws + d, low = stream[2 * d], high = stream[2 * d + 1];
+    const uint64_t wanted = bounded(low | high << 32, last + 1);
     const uint64_t i = drawn(wanted) ? last : wanted;
     set[i / 64] ^= uint64_t{1} << i % 64;
   }
@@ -68,16 +79,13 @@ void draw_subset(uint64_t key, uint64_t n, uint64_t count, std::vector<uint32_t>
 
 uint64_t share_size(uint64_t key, uint64_t n, uint32_t rank, uint32_t world) {
   const uint64_t groups = n / world;
-  return groups + (place(words_of(key, groups / 4), groups, rank, world) < n % world);
+  return groups + (place(Stream(key)[groups], rank, world) < n % world);
 }
 
 void draw_share(uint64_t key, uint64_t n, uint32_t rank, uint32_t world, std::vector<uint32_t>& out) {
   out.resize(share_size(key, n, rank, world));
-  std::array<uint32_t, 4> words{};
-  for (uint64_t g = 0; g < out.size(); ++g) {
-    if (g % 4 == 0) words = words_of(key, g / 4);
-    out[g] = static_cast<uint32_t>(g * world + place(words, g, rank, world));
-  }
+  Stream stream(key);
+  for (uint64_t g = 0; g < out.size(); ++g) out[g] = static_cast<uint32_t>(g * world + place(stream[g], rank, world));
 }
 
 wire::Format Subset::format() const {

@@ -76,31 +76,4 @@ const S* sums_of(kernels::Form form, ConstView x, void* state, std::vector<S>& b
 template const float* sums_of(kernels::Form, ConstView, void*, std::vector<float>&, double);
 template const double* sums_of(kernels::Form, ConstView, void*, std::vector<double>&, double);
 
-void dither_tile(PhiloxKey key, uint64_t tile, uint32_t domain, uint16_t (&out)[kDitherTile]) {
-  constexpr size_t kLanes = 32;
-  uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
-  for (size_t l = 0; l < kLanes; ++l) {
-    const uint64_t counter = tile * kLanes + l;
-    c0[l] = static_cast<uint32_t>(counter);
-    c1[l] = static_cast<uint32_t>(counter >> 32);
-    c2[l] = domain;
-    c3[l] = 0;
-  }
-  for (int round = 0; round < 10; ++round) {
-    for (size_t l = 0; l < kLanes; ++l) {
-      const uint64_t product0 = uint64_t{c0[l]} * kPhiloxMultiplier0, product1 = uint64_t{c2[l]} * kPhiloxMultiplier1;
-      c0[l] = static_cast<uint32_t>(product1 >> 32) ^ c1[l] ^ key.low;
-      c1[l] = static_cast<uint32_t>(product1);
-      c2[l] = static_cast<uint32_t>(product0 >> 32) ^ c3[l] ^ key.high;
-      c3[l] = static_cast<uint32_t>(product0);
-    }
-    key.low += kPhiloxWeyl0;
-    key.high += kPhiloxWeyl1;
-  }
-  const uint32_t* const words[4] = {c0, c1, c2, c3};
-  for (size_t row = 0; row < kDitherTile / kLanes; ++row)
-    for (size_t l = 0; l < kLanes; ++l)
-      out[row * kLanes + l] = static_cast<uint16_t>(words[row / 2][l] >> (16 * (row % 2)));
-}
-
 }  // namespace tsq

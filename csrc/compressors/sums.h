@@ -6,7 +6,7 @@
 #include <cmath>
 #include <vector>
 
-#include "common/philox.h"
+#include "kernels/philox_tile.h"
 #include "kernels/quantizer.h"
 
 namespace tsq {
@@ -35,32 +35,36 @@ double lane_sum(size_t n, F f) {
   return lanes[0];
 }
 
-constexpr size_t kDitherTile = 256;
-
-/// The 16-bit dithers of the parameter's elements [256 tile, 256 tile + 256), as docs/wire_format.md defines them for
-/// codec 1 but with `domain` as the third word of the counter (0 is the quantizer's).
-void dither_tile(PhiloxKey key, uint64_t tile, uint32_t domain, uint16_t (&out)[kDitherTile]);
-
 /// Calls take(i) for those of the elements [0, n) of a slice at `offset` whose uniform number R_i in [0, 2^32) is below
-/// threshold(i), which is at most 2^32. R_i = 65536 times the dither of domain 1 plus that of domain 2, which is looked
-/// at once in 65536 times. coarse(i) is threshold(i) >> 16.
+/// threshold(i), which is at most 2^32. R_i = 65536 times the dither of domain 1 plus that of domain 2
+/// (kernels/philox_tile.h), which is looked at once in 65536 times. coarse(i) is at least
+/// threshold(i) >> 16, and costs less: it is asked for every element.
 template <class Coarse, class Threshold, class Take>
 void sample(PhiloxKey key, uint64_t offset, size_t n, Coarse coarse, Threshold threshold, Take take) {
-  uint16_t high[kDitherTile], low[kDitherTile];
-  uint32_t bar[kDitherTile];
+  constexpr size_t kTile = kernels::PhiloxTile::kElements;
+  kernels::PhiloxTile high, low;
+  uint32_t bar[kTile] = {}, dither[kTile];
+  uint8_t candidates[kTile + 1];
   for (size_t begin = 0; begin < n;) {
-    const uint64_t tile = (offset + begin) / kDitherTile;
-    const size_t first = (offset + begin) % kDitherTile, count = std::min(kDitherTile - first, n - begin);
-    dither_tile(key, tile, 1, high);
+    const uint64_t tile = (offset + begin) / kTile;
+    const size_t first = (offset + begin) % kTile, count = std::min(kTile - first, n - begin);
+    kernels::philox_tile(key, tile, 1, &high);
+    high.dithers(dither);
     for (size_t i = 0; i < count; ++i) bar[i] = coarse(begin + i);
+    size_t found = 0;
+    for (size_t i = 0; i < count; ++i) {  // without a branch that cannot be foreseen
+      candidates[found] = static_cast<uint8_t>(i);
+      found += dither[first + i] <= bar[i];
+    }
     bool have_low = false;
-    for (size_t i = 0; i < count; ++i) {
-      const uint32_t r = high[first + i];
-      if (r > bar[i]) continue;
-      if (r == bar[i]) {
-        if (!have_low) dither_tile(key, tile, 2, low);
+    for (size_t j = 0; j < found; ++j) {
+      const size_t i = candidates[j];
+      const uint64_t r = dither[first + i], exact = threshold(begin + i);
+      if (r > exact >> 16) continue;
+      if (r == exact >> 16) {
+        if (!have_low) kernels::philox_tile(key, tile, 2, &low);
         have_low = true;
-        if ((uint64_t{r} << 16 | low[first + i]) >= threshold(begin + i)) continue;
+        if ((r << 16 | low.dither(first + i)) >= exact) continue;
       }
       take(begin + i);
     }

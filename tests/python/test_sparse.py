@@ -214,3 +214,10 @@ def test_ops_take_what_has_a_fixed_length():
         assert torch.equal(compiled(x), message) and torch.equal(compiled(x[:50]), tsq.encode(spec, x[:50], seed=3))
     with pytest.raises(ValueError, match="fixed length"):
         torch.ops.torch_smoothquant.encode(x, "PermK()")
+
+
+def test_the_documents_example_of_a_subset():
+    payload = torch.tensor([0] * 8 + [1] + [0] * 7 + [0, 0, 0x80, 0x3F], dtype=torch.uint8)
+    section = reference.Section(7, 0, 0, 0, 0, 5, 20, payload)
+    message = reference.build_message([section], torch.float32)
+    assert tsq.decode(message).tolist() == reference.decode(message).tolist() == [0, 0, 0, 0, 1]

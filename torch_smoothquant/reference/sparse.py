@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -188,7 +189,7 @@ def _stochastic(x: Tensor, key: Key, budget: float, value_dtype: ValueDType = No
     tau = solve_threshold(magnitudes, count)
     bars = torch.full_like(magnitudes, 2.0**32)
     if tau > 0:
-        bars = torch.minimum(magnitudes / torch.full_like(magnitudes, tau) * 2.0**32, bars).floor()
+        bars = torch.minimum(magnitudes * min(2.0**32 / tau, sys.float_info.max), bars).floor()
     chosen = (uniform(x.numel(), philox_key(key.seed, key.step, key.rank)) < bars) & (x != 0)
     kept = torch.nonzero(chosen).flatten()[: entry_bound(count, x.numel())]
     return _send(x, kept, saturated(x[kept].double() / (bars[kept] * 2.0**-32), _wide(x)), value_dtype, key, finite)

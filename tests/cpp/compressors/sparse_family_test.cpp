@@ -2,9 +2,7 @@
 // target. Classes: sparse_class_test.cpp; index sets: subset_test.cpp.
 #include "compressors/message.h"
 #include "compressors/registry.h"
-#include "compressors/sums.h"
 #include "compressors/topk_inputs.h"
-#include "kernels/scalar.h"
 
 namespace tsq {
 namespace {
@@ -241,23 +239,8 @@ TEST(SparseValues, Saturate) {
   }
 }
 
-TEST(SparseDither, IsTheOraclesAndDomainsAreOthers) {
-  const PhiloxKey key = philox_key({.seed = 9});
-  for (const uint64_t tile : {uint64_t{0}, uint64_t{5}, uint64_t{1} << 40}) {
-    uint16_t zero[kDitherTile], one[kDitherTile];
-    dither_tile(key, tile, 0, zero);
-    dither_tile(key, tile, 1, one);
-    size_t equal = 0;
-    for (size_t i = 0; i < kDitherTile; ++i) {
-      ASSERT_EQ(zero[i], kernels::scalar::dither_bits(key, tile * kDitherTile + i));
-      equal += zero[i] == one[i];
-    }
-    EXPECT_LT(equal, 5u);
-  }
-}
-
 // The draw of an element does not depend on where the slice begins.
-TEST(SparseDither, SlicesOfBernoulliAreTheWhole) {
+TEST(SparseSampling, SlicesOfBernoulliAreTheWhole) {
   const size_t n = 3000;
   const CompressorPtr c = parse_compressor("Bernoulli(p=0.3)");
   const Vector x = test::random_vector(DType::kFloat32, n, 1);
