@@ -236,6 +236,7 @@ ENTRIES = [
     _entry("topk_values_fit_fp16", _coded("TopK", _sum4(900, 63), k=300, value_dtype={"bits": 2, "levels": "fit"}), dtype="float16"),
     _entry("randk", _coded("RandK", _sum4(2000, 64), ratio=0.05), seed=3, step=4, rank=2),
     _entry("randk_shared_most_bf16", _coded("RandK", _sum4(1001, 65), k=800, shared=True), dtype="bfloat16", rank=7),
+    _entry("randk_half", _coded("RandK", _sum4(400, 80), ratio=0.5), step=5),
     _entry("randk_values_fp64", _coded("RandK", _sum4(600, 66), k=100, value_dtype={"bits": 3, "block": 64}), dtype="float64"),
     _entry("randk_non_finite", _coded("RandK", {"runs": [[299, "3f800000"], [1, "7fc00000"]]}, k=5)),
     _entry("randk_numel0", _coded("RandK", _sum4(0, 67), ratio=0.1)),

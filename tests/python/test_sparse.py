@@ -17,7 +17,8 @@ VALUES = (None, "fp32", "fp16", "bf16", Q(4, 32), Q(2, 256, "unbiased"), Q(3, 64
 UNBIASED = VALUES[:6]
 SPECS = [
     *(tsq.TopK(0.1, value_dtype=v) for v in VALUES[1:]),
-    *(tsq.RandK(ratio=0.1, value_dtype=v) for v in VALUES), tsq.RandK(k=7), tsq.RandK(0.9), tsq.RandK(1.0), tsq.RandK(0.2, shared=True),
+    *(tsq.RandK(ratio=0.1, value_dtype=v) for v in VALUES), tsq.RandK(k=7), tsq.RandK(0.5), tsq.RandK(0.9),
+    tsq.RandK(1.0), tsq.RandK(0.2, shared=True),
     *(tsq.PermK(v) for v in VALUES),
     *(tsq.Bernoulli(0.1, v) for v in VALUES), tsq.Bernoulli(1e-5), tsq.Bernoulli(1.0), tsq.Bernoulli(0.7),
     *(tsq.StochasticSparsifier(0.1, v) for v in UNBIASED), tsq.StochasticSparsifier(3), tsq.StochasticSparsifier(1.0),
@@ -52,6 +53,14 @@ def test_bytes_and_values_are_the_references(spec, dtype):
             assert message.numel() <= 56 + _C.max_bytes(repr(spec), x, numel)
             assert torch.equal(tsq.decode(message), reference.decode(message))
         assert not tsq.decode(tsq.encode(spec, torch.zeros(numel, dtype=dtype))).any()
+
+
+@pytest.mark.parametrize("spec", [tsq.Bernoulli(2e-5), tsq.StochasticSparsifier(9)], ids=repr)
+def test_rare_entries_are_the_references(spec):  # decided by the second half of the uniform numbers
+    x = torch.ones(200_000)
+    for step in range(2):
+        message = tsq.encode(spec, x, step=step)
+        assert torch.equal(message, by_reference(spec, x, step=step)) and message.numel() > 56 + 26
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
@@ -120,6 +129,23 @@ def test_error_feedback_contracts_by_alpha(spec):
         if isinstance(spec, tsq.TopK | tsq.SparseSign):
             assert error <= (1 - spec.alpha(numel)) * norm * (1 + 1e-6)
     assert total[0] / 300 <= (1 - spec.alpha(numel)) * 1.05
+
+
+@pytest.mark.parametrize("dtype", reference.DTYPES[:2], ids=str)
+@pytest.mark.parametrize("spec", [tsq.RandK(0.3), tsq.RandK(k=70, shared=True, value_dtype="bf16"), tsq.PermK(), tsq.PermK("fp16"),
+                                  tsq.Bernoulli(0.2), tsq.Bernoulli(0.2, Q(3, 32, "fit")), tsq.StochasticSparsifier(40),
+                                  tsq.StochasticSparsifier(0.3, "fp32"), tsq.SparseSign(0.1)], ids=repr)
+def test_error_feedback_sends_the_references_contractive_map(spec, dtype):
+    numel, world_size = 701, 3
+    for rank in range(world_size):
+        sender = tsq.Sender(tsq.ErrorFeedback(spec), numel, rank, world_size, dtype)
+        owed = torch.zeros(numel, dtype=dtype)
+        for step in range(3):
+            owed += gaussian(numel, step, dtype)
+            message = sender.send(gaussian(numel, step, dtype))
+            assert torch.equal(message, by_reference(spec, owed, step=step, rank=rank, world_size=world_size, contractive=True))
+            owed -= tsq.decode(message)
+            assert torch.equal(owed, sender.state["residual"])
 
 
 def test_permk_of_equal_gradients_is_exact_and_shares_out_every_coordinate():

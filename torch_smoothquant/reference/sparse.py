@@ -158,11 +158,11 @@ def _topk(x: Tensor, key: Key, ratio: float | None = None, k: int | None = None,
     return _send(x, kept, x[kept], value_dtype, key, finite)
 
 
-def _bernoulli(x: Tensor, key: Key, p: float, value_dtype: ValueDType = None) -> Encoding:
+def _bernoulli(x: Tensor, key: Key, p: float, value_dtype: ValueDType = None, contractive: bool = False) -> Encoding:
     bar = max(1, round(p * 2**32))
     chosen = (uniform(x.numel(), philox_key(key.seed, key.step, key.rank)) < bar) & (x != 0)
     kept = torch.nonzero(chosen).flatten()[: entry_bound(bar * 2.0**-32 * x.numel(), x.numel())]
-    values = x[kept].double() / torch.full((kept.numel(),), bar * 2.0**-32, dtype=torch.float64)
+    values = x[kept].double() / torch.full((kept.numel(),), 1.0 if contractive else bar * 2.0**-32, dtype=torch.float64)
     return _send(x, kept, saturated(values, _wide(x)), value_dtype, key, bool(x.isfinite().all()))
 
 
@@ -180,19 +180,23 @@ def solve_threshold(magnitudes: Tensor, budget: int) -> float:
         certain = reached
 
 
-def _stochastic(x: Tensor, key: Key, budget: float, value_dtype: ValueDType = None) -> Encoding:
+def _stochastic(x: Tensor, key: Key, budget: float, value_dtype: ValueDType = None, contractive: bool = False) -> Encoding:
     magnitudes = x.double().abs()
     finite = bool(x.isfinite().all()) and not bool((magnitudes >= 2.0**990).any())
     if not finite:
         magnitudes = torch.zeros_like(magnitudes)
     count = target(x.numel(), k=budget) if isinstance(budget, int) else target(x.numel(), ratio=budget)
     tau = solve_threshold(magnitudes, count)
-    bars = torch.full_like(magnitudes, 2.0**32)
+    bars, shrink = torch.full_like(magnitudes, 2.0**32), 1.0
     if tau > 0:
         bars = torch.minimum(magnitudes * min(2.0**32 / tau, sys.float_info.max), bars).floor()
+        y = magnitudes * (1.0 / tau)
+        if contractive:
+            shrink = min(1.0, lane_sum(y * y) / lane_sum(y * y.clamp(min=1.0)))
     chosen = (uniform(x.numel(), philox_key(key.seed, key.step, key.rank)) < bars) & (x != 0)
     kept = torch.nonzero(chosen).flatten()[: entry_bound(count, x.numel())]
-    return _send(x, kept, saturated(x[kept].double() / (bars[kept] * 2.0**-32), _wide(x)), value_dtype, key, finite)
+    values = x[kept].double() / (bars[kept] * 2.0**-32) * shrink
+    return _send(x, kept, saturated(values, _wide(x)), value_dtype, key, finite)
 
 
 CODECS[TOPK] = Codec(check_format, lambda section, dtype: None,
@@ -200,11 +204,13 @@ CODECS[TOPK] = Codec(check_format, lambda section, dtype: None,
                      {"TopK": _topk, "Bernoulli": _bernoulli, "StochasticSparsifier": _stochastic})
 
 
-def _sparse_sign(x: Tensor, key: Key, ratio: float | None = None, k: int | None = None) -> Encoding:
+def _sparse_sign(x: Tensor, key: Key, ratio: float | None = None, k: int | None = None, contractive: bool = False) -> Encoding:
     finite = bool(x.isfinite().all())
     wide = (x if finite else torch.zeros_like(x)).double()
-    scale = saturated(torch.tensor([math.sqrt(lane_sum(wide * wide))], dtype=torch.float64), torch.float32)
-    kept = largest(x, target(x.numel(), ratio, k))[: x.numel() * bool(scale > 0)]
+    kept = largest(wide, target(x.numel(), ratio, k))
+    size = lane_sum(wide[kept].abs()) / max(1, kept.numel()) if contractive else math.sqrt(lane_sum(wide * wide))
+    scale = saturated(torch.tensor([size], dtype=torch.float64), torch.float32)
+    kept = kept[: x.numel() * bool(scale > 0)]
     signs = (x[kept] < 0).to(torch.int64)
     packed = (torch.cat((signs, signs.new_zeros(-signs.numel() % 8))).view(-1, 8) << torch.arange(8)).sum(1)
     return Encoding(torch.cat((scale.view(torch.uint8), encode_indices(kept.tolist(), x.numel()), packed.to(torch.uint8))), finite)

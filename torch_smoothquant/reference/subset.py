@@ -61,17 +61,18 @@ def _send(x: Tensor, scale: float, draw: int, word: int, indices: list[int], per
 
 
 def _randk(x: Tensor, key: Key, ratio: float | None = None, k: int | None = None, shared: bool = False,
-           value_dtype: ValueDType = None) -> Encoding:
+           value_dtype: ValueDType = None, contractive: bool = False) -> Encoding:
     numel, count = x.numel(), target(x.numel(), ratio, k)
     draw = subset_key(philox_key(key.seed, key.step, key.rank, shared=shared))
     zero_bytes = _HEAD + value_bytes(count, coding_of(value_dtype), x.dtype)
-    return _send(x, numel / count if count else 1.0, draw, count, draw_subset(draw, numel, count), 0, value_dtype, key, zero_bytes)
+    scale = numel / count if count and not contractive else 1.0
+    return _send(x, scale, draw, count, draw_subset(draw, numel, count), 0, value_dtype, key, zero_bytes)
 
 
-def _permk(x: Tensor, key: Key, value_dtype: ValueDType = None) -> Encoding:
+def _permk(x: Tensor, key: Key, value_dtype: ValueDType = None, contractive: bool = False) -> Encoding:
     draw, rank, world_size = subset_key(philox_key(key.seed, key.step, 0, shared=True)), key.rank % key.world_size, key.world_size
     indices = draw_share(draw, x.numel(), rank, world_size)
-    return _send(x, float(world_size), draw, rank | world_size << 32, indices, PERMUTED, value_dtype, key, _HEAD)
+    return _send(x, 1.0 if contractive else float(world_size), draw, rank | world_size << 32, indices, PERMUTED, value_dtype, key, _HEAD)
 
 
 def _decode(section: Section, dtype: torch.dtype) -> Tensor:

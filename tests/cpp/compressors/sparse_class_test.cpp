@@ -136,6 +136,24 @@ TEST(SparseClass, StochasticSparsifierHasTheLeastVariance) {
   }
 }
 
+// Probabilities of the order of 2^-16 live on the second half of the uniform numbers.
+TEST(SparseClass, RareEntriesAreAsFrequentAsTheyShouldBe) {
+  const size_t n = 1 << 20;
+  Vector x(DType::kFloat32, n);
+  for (size_t i = 0; i < n; ++i) x.set(i, 1.0);
+  for (const char* spec : {"Bernoulli(p=1e-05)", "StochasticSparsifier(budget=1e-05)"}) {
+    const CompressorPtr c = parse_compressor(spec);
+    double sent = 0;
+    const int trials = 40;
+    for (int t = 0; t < trials; ++t) {
+      const Vector y = decoded(*c, encoded(*c, x, encode_key({.step = uint64_t(t)}, 0, 1)), DType::kFloat32, n);
+      for (size_t i = 0; i < n; ++i) sent += y[i] != 0;
+    }
+    const double expected = trials * std::ceil(1e-5 * static_cast<double>(n));
+    EXPECT_NEAR(sent, expected, 5 * std::sqrt(expected)) << spec;
+  }
+}
+
 TEST(SparseClass, StochasticSparsifierSendsAllThatFits) {
   Vector x(DType::kFloat32, 100);
   for (size_t i = 0; i < 100; i += 10) x.set(i, 1.0 + static_cast<double>(i));

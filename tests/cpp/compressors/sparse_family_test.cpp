@@ -211,6 +211,31 @@ TEST_P(SparseFamily, MarkedMessagesDecodeToNan) {
   }
 }
 
+TEST(SparseWire, FieldsOfTheFormatAreChecked) {
+  const Vector x = test::random_vector(DType::kFloat32, 50, 1);
+  const auto error = [&](const char* spec, size_t at, uint8_t value) {
+    const CompressorPtr c = parse_compressor(spec);
+    Octets out(max_message_bytes(*c, 50, DType::kFloat32));
+    out.resize(encode_message(*c, x.view(), 0, 0, 0, out));
+    out[at < out.size() ? at : out.size() - 1] = value;
+    uint64_t numel = 0;
+    return test::error_of<WireError>([&] { check_message(out, &numel); });
+  };
+  constexpr size_t kBits = wire::kHeaderBytes + 2, kVariant = kBits + 1, kBlock = kVariant + 1, kLast = SIZE_MAX;
+  for (const uint8_t variant : {6, 7, 8, 16, 255}) {
+    EXPECT_TRUE(test::contains(error("TopK(k=3)", kVariant, variant), "variant: expected")) << int{variant};
+    if (variant != 8) {
+      EXPECT_TRUE(test::contains(error("RandK(k=3)", kVariant, variant), "variant: expected")) << int{variant};
+    }
+  }
+  EXPECT_TRUE(test::contains(error("SparseSign(k=3)", kVariant, 1), "variant: expected"));
+  EXPECT_TRUE(test::contains(error("TopK(k=3)", kVariant, 4), "bits: expected 1 to 8"));
+  EXPECT_TRUE(test::contains(error("TopK(k=3)", kBits, 4), "bits: expected 0 to 0"));
+  EXPECT_TRUE(test::contains(error("PermK()", kBlock, 32), "block: expected 0"));
+  EXPECT_TRUE(test::contains(error("PermK(value_dtype=Quantizer(bits=4))", kBlock, 3), "block: expected a power"));
+  EXPECT_TRUE(test::contains(error("SparseSign(k=3)", kLast, 8), "zeros behind the signs"));
+}
+
 TEST(SparseValues, Saturate) {
   for (const char* spec :
        {"RandK(k=1, value_dtype='fp16')", "TopK(k=1, value_dtype='fp16')", "PermK(value_dtype='fp16')"}) {
