@@ -35,6 +35,7 @@ from .spec import (  # noqa: E402
     LAG,
     MARINA,
     AdaCGD,
+    Bernoulli,
     Bidirectional,
     Compressor,
     Direct,
@@ -42,10 +43,14 @@ from .spec import (  # noqa: E402
     Identity,
     Mechanism,
     Natural,
+    PermK,
     Quantizer,
+    RandK,
     Sign,
+    SparseSign,
     Spec,
     SpecError,
+    StochasticSparsifier,
     Ternary,
     ThreePC,
     TopK,
@@ -53,7 +58,8 @@ from .spec import (  # noqa: E402
 )
 
 __all__ = [
-    "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bidirectional", "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity",
-    "Mechanism", "Natural", "Quantizer", "Receiver", "Sender", "Sign", "Spec", "SpecError", "Ternary", "ThreePC", "TopK", "WireError",
-    "attach", "comm_hook", "decode", "encode", "num_threads", "parse", "prepare", "set_num_threads", "trim",
+    "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bernoulli", "Bidirectional", "Compressor", "Direct", "ErrorFeedback", "Hook",
+    "Identity", "Mechanism", "Natural", "PermK", "Quantizer", "RandK", "Receiver", "Sender", "Sign", "SparseSign", "Spec", "SpecError",
+    "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "WireError", "attach", "comm_hook", "decode", "encode", "num_threads", "parse",
+    "prepare", "set_num_threads", "trim",
 ]

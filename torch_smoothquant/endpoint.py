@@ -12,19 +12,22 @@ from .spec import Compressor, Mechanism, Spec, parse, to_text
 WireError = _C.WireError
 
 
-def encode(compressor: Compressor | str, x: torch.Tensor, seed: int = 0, step: int = 0, rank: int = 0) -> torch.Tensor:
+def encode(compressor: Compressor | str, x: torch.Tensor, seed: int = 0, step: int = 0, rank: int = 0,
+           world_size: int = 1) -> torch.Tensor:
     """One self-describing message of ``x``.
 
     Args:
         compressor: a compressor or its spec (not a mechanism: encoding is stateless).
         x: contiguous float32, float64, float16 or bfloat16 tensor on the CPU; its shape does not travel.
         seed, step, rank: key of the random numbers; the same key and input give the same bytes everywhere.
+        world_size: among how many ranks, for compressors that share the coordinates out (:class:`PermK`).
 
     Returns:
         1-D uint8 tensor: exactly the bytes that travel. O(numel).
     """
     text = to_text(compressor, "compressor")
-    return _C.encode(text, _tensor(x, "x"), _unsigned(seed, "seed"), _unsigned(step, "step"), _integer(rank, "rank"))
+    return _C.encode(text, _tensor(x, "x"), _unsigned(seed, "seed"), _unsigned(step, "step"), _integer(rank, "rank"),
+                     _integer(world_size, "world_size"))
 
 
 def decode(message: torch.Tensor) -> torch.Tensor:

@@ -38,13 +38,13 @@ class Spec:
 class Compressor(Spec):
     """A stateless map R^n -> bytes -> R^n."""
 
-    def omega(self, numel: int) -> float | None:
+    def omega(self, numel: int, world_size: int = 1) -> float | None:
         """Variance constant on ``numel`` elements, E|C(x)-x|^2 <= omega |x|^2, if the map is unbiased; else None."""
-        return _C.class_of(f"Direct({self!r})", numel)[0]
+        return _C.class_of(f"Direct({self!r})", numel, world_size)[0]
 
-    def alpha(self, numel: int) -> float | None:
+    def alpha(self, numel: int, world_size: int = 1) -> float | None:
         """Contraction constant, E|C(x)-x|^2 <= (1-alpha) |x|^2, of the map as error feedback uses it; None if there is none."""
-        return _C.class_of(f"ErrorFeedback({self!r})", numel)[1]
+        return _C.class_of(f"ErrorFeedback({self!r})", numel, world_size)[1]
 
 
 class Mechanism(Spec):
@@ -137,6 +137,75 @@ class TopK(Compressor):
     Args:
         ratio: K = ceil(ratio * n), at least 1, for a section of n elements; in (0, 1].
         k: K itself, per section. Exactly one of the two must be given.
+        value_dtype: how the kept values travel. None: in the gradient's dtype; ``"fp32"``, ``"fp16"``, ``"bf16"``: rounded, and saturated;
+            a :class:`Quantizer`: through it, over the vector of kept values.
+    """
+
+    ratio: float | None = None
+    k: int | None = None
+    value_dtype: str | Quantizer | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class RandK(Compressor):
+    """K coordinates at random; a key travels instead of their indices. Unbiased, values times n / K; in error feedback unscaled.
+
+    Args:
+        ratio, k, value_dtype: as for :class:`TopK`.
+        shared: all ranks draw the same coordinates; else every rank its own, and the errors of n ranks average out.
+    """
+
+    ratio: float | None = None
+    k: int | None = None
+    shared: bool = False
+    value_dtype: str | Quantizer | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class PermK(Compressor):
+    """Each rank its own share of the coordinates, dealt anew in each step; no indices. Unbiased, values times the world size.
+
+    The mean of all ranks' messages is exact where their gradients are equal.
+
+    Args:
+        value_dtype: as for :class:`TopK`.
+    """
+
+    value_dtype: str | Quantizer | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Bernoulli(Compressor):
+    """Every coordinate with probability p, independently, divided by p. Unbiased; in error feedback unscaled.
+
+    Args:
+        p: in (0, 1]; rounded to a multiple of 2^-32.
+        value_dtype: as for :class:`TopK`.
+    """
+
+    p: float
+    value_dtype: str | Quantizer | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class StochasticSparsifier(Compressor):
+    """Coordinates with probability min(1, |x| / tau), divided by it: unbiased, and of least variance for the expected number of entries.
+
+    Args:
+        budget: the expected number of entries. An int: itself, per section; a float in (0, 1]: ceil(budget * n), at least 1.
+        value_dtype: as for :class:`TopK`; a quantizer must round stochastically.
+    """
+
+    budget: int | float
+    value_dtype: str | Quantizer | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class SparseSign(Compressor):
+    """The signs of the K entries of largest magnitude, and one scale: |x|, or in error feedback their mean magnitude. Biased.
+
+    Args:
+        ratio, k: as for :class:`TopK`.
     """
 
     ratio: float | None = None
@@ -271,8 +340,9 @@ class Bidirectional(Mechanism):
 
 
 _CLASSES: dict[str, type[Spec]] = {
-    c.__name__: c for c in (Identity, Natural, Quantizer, Sign, Ternary, TopK, Direct, ErrorFeedback, DIANA, EF21, LAG, CLAG, AdaCGD,
-                            ThreePC, MARINA, Bidirectional)
+    c.__name__: c for c in (
+        Bernoulli, Identity, Natural, PermK, Quantizer, RandK, Sign, SparseSign, StochasticSparsifier, Ternary, TopK,
+        AdaCGD, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, LAG, MARINA, ThreePC)
 }
 
 

@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "compressors/topk.h"
+#include "compressors/registry.h"
 #include "kernels/natural.h"
 #include "kernels/quantizer.h"
 
@@ -87,7 +87,17 @@ class Bench {
     encode("quantize 4 bits fit, residual", 4, Rounding::kFit, Form::kResidual);
     decoding(target, filter);
     natural(target, filter);
-    for (const double ratio : {0.001, 0.01, 0.1}) sparse(target, filter, ratio);
+    for (const auto& [name, spec] : {std::pair<const char*, const char*>{"top-k 0.1 %", "TopK(ratio=0.001)"},
+                                     {"top-k 1.0 %", "TopK(ratio=0.01)"},
+                                     {"top-k 10.0 %", "TopK(ratio=0.1)"},
+                                     {"top-k 1 %, 4 bits", "TopK(ratio=0.01, value_dtype=Quantizer(bits=4))"},
+                                     {"rand-k 1 %", "RandK(ratio=0.01)"},
+                                     {"rand-k 10 %", "RandK(ratio=0.1)"},
+                                     {"perm-k of 8", "PermK()"},
+                                     {"Bernoulli 1 %", "Bernoulli(p=0.01)"},
+                                     {"stochastic sparsifier 1 %", "StochasticSparsifier(budget=0.01)"},
+                                     {"sparse sign 1 %", "SparseSign(ratio=0.01)"}})
+      sparse(target, filter, name, spec);
     force_simd_target(nullptr);
   }
 
@@ -177,20 +187,22 @@ class Bench {
   }
 
   // The whole compressor: selection, index coding, state.
-  void sparse(const char* target, const std::string& filter, double ratio) {
-    const TopK c({.ratio = ratio, .k = {}});
-    const size_t room = c.max_bytes(kElements, DType::kFloat32);
+  void sparse(const char* target, const std::string& filter, const char* sparsifier, const char* spec) {
+    const CompressorPtr made = parse_compressor(spec)->as_contractive();
+    const Compressor& c = *made;
+    const EncodeKey key = encode_key({.seed = 1}, 0, 8);
+    const size_t room = quantizer_bytes(kElements, 8, 32);  // more than any of them takes here
     const View x{x_.get(), DType::kFloat32, kElements}, state{state_.get(), DType::kFloat32, kElements};
     size_t bytes = 0;
     const auto take = [&](const char* what, const std::function<void()>& run) {
       char name[64];
-      std::snprintf(name, sizeof name, "top-k %.1f %%, %s", 100 * ratio, what);
+      std::snprintf(name, sizeof name, "%s, %s", sparsifier, what);
       if (std::string(name).find(filter) != std::string::npos) measure(target, name, run);
     };
     std::memset(state_.get(), 0, kElements * sizeof(float));
-    take("plain", [&] { bytes = c.encode(x, {}, {payloads_[0].get(), room}).bytes; });
-    take("residual", [&] { bytes = c.encode_residual(x, state, {}, {payloads_[0].get(), room}).bytes; });
-    bytes = c.encode(x, {}, {payloads_[0].get(), room}).bytes;
+    take("plain", [&] { bytes = c.encode(x, key, {payloads_[0].get(), room}).bytes; });
+    take("residual", [&] { bytes = c.encode_residual(x, state, key, {payloads_[0].get(), room}).bytes; });
+    bytes = c.encode(x, key, {payloads_[0].get(), room}).bytes;
     const Bytes payload(payloads_[0].get(), bytes);
     take("validate", [&] { c.validate(payload, kElements, DType::kFloat32); });
     take("decode_mean of 1", [&] { c.decode_mean({&payload, 1}, state); });

@@ -53,13 +53,18 @@ at::Tensor receive(Receiver& receiver, const std::vector<at::Tensor>& messages) 
   return out;
 }
 
-at::Tensor encode(const std::string& spec, const at::Tensor& tensor, uint64_t seed, uint64_t step, int64_t rank) {
+at::Tensor encode(const std::string& spec, const at::Tensor& tensor, uint64_t seed, uint64_t step, int64_t rank,
+                  int64_t world_size) {
   const View x = view_of(tensor, "x");
   if (rank < 0 || rank > UINT32_MAX) throw ArgumentError(concat("rank: expected 0 to 2^32 - 1, got ", rank));
+  if (world_size < 1 || world_size > UINT32_MAX)
+    throw ArgumentError(concat("world_size: expected 1 to 2^32 - 1, got ", world_size));
+  if (world_size > 1 && rank >= world_size)
+    throw ArgumentError(concat("rank: expected 0 to ", world_size - 1, ", got ", rank));
   const CompressorPtr c = parse_compressor(spec);
   py::gil_scoped_release no_gil;
   return message_of(max_message_bytes(*c, x.numel, x.dtype), [&](MutableBytes out) {
-    return encode_message(*c, x, seed, step, static_cast<uint32_t>(rank), out);
+    return encode_message(*c, x, seed, step, static_cast<uint32_t>(rank), out, static_cast<uint32_t>(world_size));
   });
 }
 
@@ -126,7 +131,8 @@ void bind_endpoints(py::module_& m) {
       .def("state", &state_of<Receiver>)
       .def("load_state", &load_state<Receiver>)
       .def_property_readonly("step", &Receiver::step);
-  m.def("encode", &encode, py::arg("spec"), py::arg("x"), py::arg("seed"), py::arg("step"), py::arg("rank"));
+  m.def("encode", &encode, py::arg("spec"), py::arg("x"), py::arg("seed"), py::arg("step"), py::arg("rank"),
+        py::arg("world_size") = 1);
   m.def("decode", &decode, py::arg("message"));
   m.def("stated_length", [](const at::Tensor& message) { return wire::stated_length(bytes_of(message, "message")); });
 }

@@ -51,10 +51,14 @@ void bind_spec(py::module_& m) {
     const Value value = parse_expression(text);
     return is_compressor(value.text) ? parse_compressor(text)->spec() : parse_mechanism(text)->spec();
   });
-  m.def("class_of", [](const std::string& text, size_t n) {
-    const Class c = compressor_in(parse_mechanism(text)).class_of(n);
-    return py::make_tuple(c.omega, c.alpha);
-  });
+  m.def(
+      "class_of",
+      [](const std::string& text, size_t n, uint32_t world_size) {
+        if (world_size == 0) throw ArgumentError("world_size: expected 1 or more, got 0");
+        const Class c = compressor_in(parse_mechanism(text)).class_of(n, world_size);
+        return py::make_tuple(c.omega, c.alpha);
+      },
+      py::arg("text"), py::arg("n"), py::arg("world_size") = 1);
   m.def("three_point",
         [](const std::string& text, size_t n, uint32_t world_size) -> std::optional<std::pair<double, double>> {
           const auto found = parse_mechanism(text)->three_point(n, world_size);

@@ -287,6 +287,18 @@ std::optional<std::string> Arguments::choice(const char* name, const std::vector
   return value->text;
 }
 
+std::optional<bool> Arguments::boolean(const char* name) {
+  const Value* value = take(name);
+  if (!value) return std::nullopt;
+  if (value->kind != Value::Kind::kBool) fail(*value, name, "True or False");
+  return value->boolean;
+}
+
+const Value* Arguments::any(const char* name) {
+  const Value* value = take(name);
+  return value && value->kind != Value::Kind::kNone ? value : nullptr;
+}
+
 const Value& Arguments::call(const char* name) {
   const Value* value = take(name);
   if (!value) throw_spec(text_, call_.column, concat(call_.text, " needs an argument '", name, "'"));

@@ -67,6 +67,8 @@ class Arguments {
   const Value& call(const char* name);                                      ///< required
   const Value* optional_call(const char* name);                             ///< null: None or not given
   const std::vector<Value>& list(const char* name);                         ///< required
+  std::optional<bool> boolean(const char* name);                            ///< none: not given
+  const Value* any(const char* name);                                       ///< null: None or not given
   void finish() const;
 
   [[noreturn]] void fail(const Value& at, const char* name, const std::string& expected) const;

@@ -41,17 +41,20 @@ struct StreamId {
   bool shared = false;  ///< drawn alike on every rank: shared coins, permutations and index sets (rank is ignored)
 };
 
-/// The Philox key of a stream: SplitMix64's finalizer chained over the identity, a bijection of each field.
+/// SplitMix64's finalizer of (h xor field): a bijection of each.
+constexpr uint64_t mixed(uint64_t h, uint64_t field) {
+  uint64_t z = (h ^ field) + 0x9E3779B97F4A7C15u;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return z ^ (z >> 31);
+}
+
+/// The Philox key of a stream: `mixed` chained over the identity.
 constexpr PhiloxKey philox_key(const StreamId& id) {
   uint64_t h = 0;
   const uint64_t fields[4] = {id.seed, id.step,
                               (id.shared ? uint64_t{1} << 33 : id.rank) + (uint64_t{id.averaged} << 32), id.parameter};
-  for (const uint64_t field : fields) {
-    uint64_t z = (h ^ field) + 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    h = z ^ (z >> 31);
-  }
+  for (const uint64_t field : fields) h = mixed(h, field);
   return {static_cast<uint32_t>(h), static_cast<uint32_t>(h >> 32)};
 }
 

@@ -45,23 +45,16 @@ struct Class {
 };
 
 /// An upper bound of a payload's length as an expression in n, so that it can be evaluated for a symbol:
-///   ceil(slope * n / 2^14) + per_entry * min(n, entries) + constant
+///   ceil(slope * n / 2^14) + constant
 struct Capacity {
   static constexpr int64_t kUnit = 1 << 14;
   int64_t slope = 0;  ///< bytes per 2^14 elements
   int64_t constant = 0;
-  int64_t entries = 0;  ///< a number of entries that does not grow with n
-  int64_t per_entry = 0;
 
-  /// `Int`: an integer, or a symbolic one with a member min().
+  /// `Int`: an integer, or a symbolic one.
   template <class Int>
   Int bytes(const Int& n) const {
-    const Int growing = (n * slope + (kUnit - 1)) / kUnit + constant, limit(entries);
-    if (entries == 0) return growing;
-    if constexpr (requires { n.min(limit); })
-      return growing + n.min(limit) * per_entry;
-    else
-      return growing + (n < limit ? n : limit) * per_entry;
+    return (n * slope + (kUnit - 1)) / kUnit + constant;
   }
 };
 
@@ -94,11 +87,13 @@ class Compressor {
   virtual size_t max_bytes(size_t n, DType dtype) const = 0;
   virtual double expected_bits(size_t n, DType dtype) const = 0;
 
-  /// At least max_bytes(n, dtype) for every n. This default holds where a payload is a sequence of granules, of which
-  /// only the last may be shorter: others override it.
-  virtual Capacity capacity(DType dtype) const {
+  /// At least max_bytes(n, dtype) for every n, where max_bytes is monotone and never more than the sum of those of two
+  /// parts: n elements are at most n / 2^14 + 1 stretches of 2^14, or of granules where those have a length of their
+  /// own.
+  Capacity capacity(DType dtype) const {
+    const bool granular = has_fixed_size() && granularity() > 1;
     return {.slope = static_cast<int64_t>(max_bytes(Capacity::kUnit, dtype)),
-            .constant = static_cast<int64_t>(max_bytes(granularity(), dtype))};
+            .constant = static_cast<int64_t>(max_bytes(granular ? granularity() : Capacity::kUnit, dtype))};
   }
 
   /// True if every payload has max_bytes: then lengths need not be exchanged.

@@ -14,8 +14,8 @@ size_t max_message_bytes(const Compressor& compressor, size_t n, DType dtype) {
 }
 
 size_t encode_message(const Compressor& compressor, ConstView x, uint64_t seed, uint64_t step, uint32_t rank,
-                      MutableBytes out) {
-  return encode_message(compressor, x, {.seed = seed, .step = step, .rank = rank}, out);
+                      MutableBytes out, uint32_t world_size) {
+  return encode_message(compressor, x, {.seed = seed, .step = step, .rank = rank, .world_size = world_size}, out);
 }
 
 size_t encode_message(const Compressor& compressor, ConstView x, const Encoding& as, MutableBytes out) {

@@ -10,11 +10,11 @@ namespace tsq {
 /// Hard maximum of encode_message's result, in bytes.
 size_t max_message_bytes(const Compressor& compressor, size_t n, DType dtype);
 
-/// Writes x as one message of `rank` in `step` into `out` (>= max_message_bytes) and returns its length. Parameter
-/// number 0. Open choices of the compressor are made as for Direct (unbiased). If x has an Inf or NaN that the codec
-/// cannot carry, the message is marked.
+/// Writes x as one message of `rank` (of `world_size` ranks) in `step` into `out` (>= max_message_bytes) and returns
+/// its length. Parameter number 0. Open choices of the compressor are made as for Direct (unbiased). If x has an Inf or
+/// NaN that the codec cannot carry, the message is marked.
 size_t encode_message(const Compressor& compressor, ConstView x, uint64_t seed, uint64_t step, uint32_t rank,
-                      MutableBytes out);
+                      MutableBytes out, uint32_t world_size = 1);
 
 /// The other two forms, and the key of a whole world.
 struct Encoding {

@@ -7,9 +7,9 @@
 #include "compressors/natural.h"
 #include "compressors/nothing.h"
 #include "compressors/quantizer.h"
+#include "compressors/registry_sparse.h"
 #include "compressors/sign.h"
 #include "compressors/ternary.h"
-#include "compressors/topk.h"
 
 namespace tsq {
 
@@ -52,21 +52,21 @@ CompressorPtr make_with_block(std::string_view text, const Value& call) {
   return build<Codec>(text, call, block);
 }
 
-CompressorPtr make_topk(std::string_view text, const Value& call) {
-  Arguments arguments(text, call, {"ratio", "k"});
-  TopK::Config config;
-  config.ratio = arguments.fraction("ratio");
-  if (const auto k = arguments.optional_integer("k", 1, INT64_MAX)) config.k = static_cast<uint64_t>(*k);
-  arguments.finish();
-  return build<TopK>(text, call, config);
-}
-
 using Factory = CompressorPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
   static const std::map<std::string, Factory, std::less<>> table = {
-      {"Identity", make_plain<Identity>}, {"Natural", make_plain<Natural>},      {"Quantizer", make_quantizer},
-      {"Sign", make_with_block<Sign>},    {"Ternary", make_with_block<Ternary>}, {"TopK", make_topk},
+      {"Bernoulli", make_bernoulli},
+      {"Identity", make_plain<Identity>},
+      {"Natural", make_plain<Natural>},
+      {"PermK", make_permk},
+      {"Quantizer", make_quantizer},
+      {"RandK", make_randk},
+      {"Sign", make_with_block<Sign>},
+      {"SparseSign", make_sparse_sign},
+      {"StochasticSparsifier", make_stochastic_sparsifier},
+      {"Ternary", make_with_block<Ternary>},
+      {"TopK", make_topk},
   };
   return table;
 }
@@ -114,13 +114,13 @@ CompressorPtr decoder_for(const wire::Format& format) {
       return std::make_shared<Ternary>(format.block);
     case wire::Codec::kNatural:
       return std::make_shared<Natural>();
-    case wire::Codec::kTopK:
-      return std::make_shared<TopK>(TopK::Config{.ratio = 1.0, .k = {}});
     case wire::Codec::kNothing:
       return std::make_shared<Nothing>();
-    case wire::Codec::kUniformStep:
+    case wire::Codec::kTopK:
     case wire::Codec::kSubset:
     case wire::Codec::kSparseSign:
+      return sparse_decoder_for(format);
+    case wire::Codec::kUniformStep:
     case wire::Codec::kDithering:
     case wire::Codec::kNaturalDithering:
     case wire::Codec::kCast:

@@ -1,50 +1,47 @@
-// TopK(ratio= or k=): the entries of largest magnitude, exactly. Format: docs/wire_format.md, codec 6.
+// TopK(ratio= or k=, value_dtype=): the entries of largest magnitude, exactly. Format: docs/wire_format.md, codec 6.
 //
 // Sends min(K, non-zeros) entries, K = min(k, n) or min(n, max(1, ceil(ratio n))); of equal magnitudes the one with the
-// lower index. Contractive, B(K/n): |x - C(x)|^2 is the sum of the n - K smallest squares. In 16-bit messages the
-// values are rounded to the message's type, and saturate at its largest number; error feedback keeps the difference.
+// lower index. Contractive, B(K/n): |x - C(x)|^2 is the sum of the n - K smallest squares; with values through a
+// quantizer of B(a), B(a K/n). What rounding (or saturation) of the values keeps back, error feedback keeps.
 #pragma once
 
-#include "compressors/fused.h"
-#include "kernels/quantizer.h"
+#include "compressors/entry_count.h"
+#include "compressors/sparse_vector.h"
 
 namespace tsq {
 
-class TopK final : public FusedCompressor {
+class TopK final : public SparseVector {
  public:
   struct Config {
     std::optional<double> ratio;  ///< in (0, 1]
     std::optional<uint64_t> k;    ///< >= 1
+    Values values = {};
   };
 
-  /// Throws ArgumentError unless exactly one is given, in its range.
-  explicit TopK(const Config& config);
+  /// Throws ArgumentError unless exactly one of ratio and k is given, in its range.
+  explicit TopK(const Config& config)
+      : SparseVector(config.values), config_(config), count_("TopK", config.ratio, config.k) {}
 
   /// K for n elements.
-  size_t target(uint64_t n) const;
+  size_t target(uint64_t n) const { return count_.of(n); }
+  uint64_t max_entries(uint64_t n) const override { return count_.of(n); }
 
-  std::string spec() const override;
-  wire::Format format() const override { return {.codec = wire::Codec::kTopK}; }
+  std::string spec() const override { return "TopK(" + count_.text() + values().spec() + ")"; }
   Class class_of(size_t n, uint32_t world_size = 1) const override;
-  CompressorPtr as_contractive() const override { return std::make_shared<TopK>(config_); }
-  CompressorPtr as_unbiased() const override { return std::make_shared<TopK>(config_); }
-  size_t max_bytes(size_t n, DType dtype) const override;
-  Capacity capacity(DType dtype) const override;
-  size_t zero_bytes(size_t n, DType dtype) const override;
-  bool has_fixed_size() const override { return false; }
-  double expected_bits(size_t n, DType dtype) const override;
-  size_t granularity() const override { return 1; }
-
-  void validate(Bytes in, uint64_t n, DType dtype) const override;
-  void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
-  void decode_mean(std::span<const Bytes> in, View out) const override;
+  CompressorPtr as_contractive() const override { return with(values().contractive()); }
+  CompressorPtr as_unbiased() const override { return with(values().unbiased()); }
 
  private:
   /// x.numel < 2^32, else ArgumentError. If an element of what is compressed is not finite, the payload is the one of
   /// zeros and the state is as it was (kResidual: to rounding; callers with state look at x first).
   Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const override;
 
+  CompressorPtr with(const Values& values) const {
+    return std::make_shared<TopK>(Config{config_.ratio, config_.k, values});
+  }
+
   Config config_;
+  EntryCount count_;
 };
 
 }  // namespace tsq

@@ -20,6 +20,17 @@ struct Selection {
   std::vector<S> value;
   size_t count = 0;
   std::vector<KeyOf<S>> keys;  ///< of a sample
+
+  /// Room for so many, none of them there yet.
+  void resize(size_t capacity) {
+    count = 0;
+    index.resize(capacity);
+    value.resize(capacity);
+  }
+  void add(size_t i, S v) {
+    index[count] = static_cast<uint32_t>(i);
+    value[count++] = v;
+  }
 };
 
 /// Fills `selection` with the min(target, non-zeros) largest of what `form` makes of x and state (kernels/topk.h; for

@@ -44,32 +44,37 @@ struct Fields {
   uint8_t min_bits, max_bits, max_variant;
   bool has_block;
   bool exists = true;
+  bool has_values = false;  ///< the variant's lowest bits are a ValueCoding, and bits and block belong to it
 };
 
 constexpr Fields kReserved{0, 0, 0, false, false};
 
 constexpr Fields kFields[] = {
-    {0, 0, 0, false},  // Codec::kRaw
-    {1, 8, 1, true},   // Codec::kQuantizer
-    {1, 1, 0, true},   // Codec::kSign
-    {2, 2, 0, true},   // Codec::kTernary
-    {0, 0, 0, false},  // Codec::kNatural
-    kReserved,         // Codec::kUniformStep
-    {0, 0, 0, false},  // Codec::kTopK
-    kReserved,         // Codec::kSubset
-    kReserved,         // Codec::kSparseSign
-    kReserved,         // Codec::kDithering
-    kReserved,         // Codec::kNaturalDithering
-    kReserved,         // Codec::kCast
-    {0, 0, 0, false},  // Codec::kNothing
+    {0, 0, 0, false},                                      // Codec::kRaw
+    {1, 8, 1, true},                                       // Codec::kQuantizer
+    {1, 1, 0, true},                                       // Codec::kSign
+    {2, 2, 0, true},                                       // Codec::kTernary
+    {0, 0, 0, false},                                      // Codec::kNatural
+    kReserved,                                             // Codec::kUniformStep
+    {0, 0, kFittedValues, false, true, true},              // Codec::kTopK
+    {0, 0, kPermuted | kFittedValues, false, true, true},  // Codec::kSubset
+    {0, 0, 0, false},                                      // Codec::kSparseSign
+    kReserved,                                             // Codec::kDithering
+    kReserved,                                             // Codec::kNaturalDithering
+    kReserved,                                             // Codec::kCast
+    {0, 0, 0, false},                                      // Codec::kNothing
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
 
 Section read_section(const uint8_t* p) {
   if (p[0] >= kCodecCount || !kFields[p[0]].exists) throw_wire("codec", "a known number", int{p[0]});
   if (p[1] > (kNonFinite | kWhole)) throw_wire("flags", "0 to 3", int{p[1]});
-  const Fields& fields = kFields[p[0]];
+  Fields fields = kFields[p[0]];
   const uint32_t block = load<uint32_t>(p + 4);
+  if (const int values = p[3] & kValueCodingMask; fields.has_values) {
+    if (values > kFittedValues) throw_wire("variant", concat("values coded as 0 to ", int{kFittedValues}), values);
+    if (values >= kQuantizedValues) fields.min_bits = 1, fields.max_bits = 8, fields.has_block = true;
+  }
   if (p[2] < fields.min_bits || p[2] > fields.max_bits)
     throw_wire("bits", concat(int{fields.min_bits}, " to ", int{fields.max_bits}), int{p[2]});
   if (p[3] > fields.max_variant) throw_wire("variant", concat("0 to ", int{fields.max_variant}), int{p[3]});

@@ -32,6 +32,18 @@ enum class Codec : uint8_t {
 };
 /// Format::variant of codec 1.
 enum Levels : uint8_t { kUnbiased = 0, kFit = 1 };
+/// Format::variant of codecs 6 and 7, bits 0 to 2: how the values are coded. From kQuantizedValues on, by a quantizer.
+enum ValueCoding : uint8_t {
+  kNativeValues = 0,
+  kFloat32Values = 1,
+  kFloat16Values = 2,
+  kBFloat16Values = 3,
+  kQuantizedValues = 4,  ///< levels unbiased
+  kFittedValues = 5,     ///< levels fit
+};
+constexpr uint8_t kValueCodingMask = 7;
+/// Format::variant of codec 7, bit 3: the coordinates are one rank's share of a permutation, not a drawn subset.
+constexpr uint8_t kPermuted = 8;
 
 struct Header {
   DType dtype = DType::kFloat32;

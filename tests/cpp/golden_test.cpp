@@ -1,6 +1,6 @@
 // The golden messages of tests/golden, written by the plain-torch reference: decoded to the same values, encoded to the
 // same bytes. index.txt has a line per message: file, elements, dtype, FNV-1a of the values as fp32, spec or "-", seed,
-// step, rank, input.
+// step, rank, input, world size if it is not 1.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -20,7 +20,7 @@ struct Entry {
   std::string file, dtype, values, spec, input;
   size_t numel = 0;
   uint64_t seed = 0, step = 0;
-  uint32_t rank = 0;
+  uint32_t rank = 0, world_size = 1;
 };
 
 std::string read_file(const std::string& name) {
@@ -36,9 +36,11 @@ std::vector<Entry> index() {
     std::vector<std::string> fields;
     std::istringstream in(line);
     for (std::string field; std::getline(in, field, '\t');) fields.push_back(field);
-    if (fields.size() != 9) throw std::runtime_error("index.txt: " + line);
+    if (fields.size() == 9) fields.emplace_back("1");
+    if (fields.size() != 10) throw std::runtime_error("index.txt: " + line);
     out.push_back({fields[0], fields[2], fields[3], fields[4], fields[8], std::stoull(fields[1]),
-                   std::stoull(fields[5]), std::stoull(fields[6]), static_cast<uint32_t>(std::stoull(fields[7]))});
+                   std::stoull(fields[5]), std::stoull(fields[6]), static_cast<uint32_t>(std::stoull(fields[7])),
+                   static_cast<uint32_t>(std::stoull(fields[9]))});
   }
   return out;
 }
@@ -119,7 +121,7 @@ TEST(Golden, EncodesToTheReferencesBytes) {
     const CompressorPtr c = parse_compressor(entry.spec);
     const Vector x = make_input(entry);
     std::vector<uint8_t> out(max_message_bytes(*c, x.size(), x.view().dtype));
-    out.resize(encode_message(*c, x.view(), entry.seed, entry.step, entry.rank, out));
+    out.resize(encode_message(*c, x.view(), entry.seed, entry.step, entry.rank, out, entry.world_size));
     EXPECT_EQ(std::string(out.begin(), out.end()), read_file(entry.file)) << entry.file;
     ++encoded;
   }

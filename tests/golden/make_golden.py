@@ -69,7 +69,8 @@ def make_input(description: dict[str, Any], dtype: torch.dtype) -> Tensor:
 
 def encode(x: Tensor, entry: dict[str, Any], section: dict[str, Any]) -> Any:
     """One section as a message of its own, parsed."""
-    message = reference.encode(x, section["codec"], entry["seed"], entry["step"], entry["rank"], **section["arguments"])
+    message = reference.encode(x, section["codec"], entry["seed"], entry["step"], entry["rank"], entry.get("world_size", 1),
+                               **section["arguments"])
     return reference.parse_message(message)
 
 
@@ -114,15 +115,21 @@ def fnv1a(x: Tensor) -> str:
     return f"{h:016x}"
 
 
+def _call(name: str, arguments: dict[str, Any]) -> str:
+    """The spec; an argument that is a dictionary is a quantizer's."""
+    shown = {key: _call("Quantizer", value) if isinstance(value, dict) else repr(value) for key, value in arguments.items()}
+    return f"{name}({', '.join(f'{key}={value}' for key, value in shown.items())})"
+
+
 def index_line(entry: dict[str, Any], message: Tensor) -> str:
     """For tests/cpp/golden_test.cpp, tab-separated: file, numel, dtype, FNV-1a of the values, spec or "-" if the message is not
-    one that encode makes, seed, step, rank, input."""
+    one that encode makes, seed, step, rank, input, and the world size if it is not 1."""
     first = entry["sections"][0]
     spec, given = "-", "-"
     if entry["kind"] == 0 and len(entry["sections"]) == 1:
         arguments = first.get("arguments", {name: first[name] for name in ("bits", "block", "levels", "rounding") if name in first})
         name = first["codec"] if "arguments" in first else "Quantizer"
-        spec = f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
+        spec = _call(name, arguments)
         x = first["input"]
         if "runs" in x:
             given = " ".join(["runs", *(f"{count} {pattern}" for count, pattern in x["runs"])])
@@ -130,6 +137,7 @@ def index_line(entry: dict[str, Any], message: Tensor) -> str:
             given = f"sum4 {x['salt']} {x['exponent']} {x.get('ramp', 0)} {x.get('every', 1)}"
     values = reference.decode(message).to(torch.float32)
     fields = [entry["file"], values.numel(), entry["dtype"], fnv1a(values), spec, entry["seed"], entry["step"], entry["rank"], given]
+    fields += [entry["world_size"]] if "world_size" in entry else []
     return "\t".join(map(str, fields))
 
 
@@ -154,8 +162,9 @@ def _quantized(description: dict[str, Any], bits: int, levels: str, block: int =
 
 
 def _entry(name: str, *sections: dict[str, Any], dtype: str = "float32", kind: int = 0, rank: int = 0, step: int = 0,
-           seed: int = 0) -> dict[str, Any]:
-    return {"file": f"{name}.bin", "dtype": dtype, "kind": kind, "rank": rank, "step": step, "seed": seed,
+           seed: int = 0, **more: int) -> dict[str, Any]:
+    """more: world_size, if it is not 1."""
+    return {"file": f"{name}.bin", "dtype": dtype, "kind": kind, "rank": rank, "step": step, "seed": seed, **more,
             "sections": list(sections)}
 
 
@@ -221,6 +230,32 @@ ENTRIES = [
         [32, "bfc00000"], [32, "3faaaaab"], [32, "7effffff"], [32, "fe800000"], [33, "3fffffff"]]})),
     _entry("natural_limit", _coded("Natural", {"runs": [[9, "3f800000"], [1, "ff000000"]]})),
     _entry("natural_numel0_bf16", _coded("Natural", _sum4(0, 50)), dtype="bfloat16"),
+    _entry("topk_values_fp16", _coded("TopK", _sum4(700, 60, 0), ratio=0.1, value_dtype="fp16")),
+    _entry("topk_values_bf16_fp64", _coded("TopK", _sum4(700, 61), k=30, value_dtype="bf16"), dtype="float64"),
+    _entry("topk_values_4_bits", _coded("TopK", _sum4(2000, 62), ratio=0.1, value_dtype={"bits": 4, "block": 32}), rank=1),
+    _entry("topk_values_fit_fp16", _coded("TopK", _sum4(900, 63), k=300, value_dtype={"bits": 2, "levels": "fit"}), dtype="float16"),
+    _entry("randk", _coded("RandK", _sum4(2000, 64), ratio=0.05), seed=3, step=4, rank=2),
+    _entry("randk_shared_most_bf16", _coded("RandK", _sum4(1001, 65), k=800, shared=True), dtype="bfloat16", rank=7),
+    _entry("randk_half", _coded("RandK", _sum4(400, 80), ratio=0.5), step=5),
+    _entry("randk_values_fp64", _coded("RandK", _sum4(600, 66), k=100, value_dtype={"bits": 3, "block": 64}), dtype="float64"),
+    _entry("randk_non_finite", _coded("RandK", {"runs": [[299, "3f800000"], [1, "7fc00000"]]}, k=5)),
+    _entry("randk_numel0", _coded("RandK", _sum4(0, 67), ratio=0.1)),
+    _entry("permk", _coded("PermK", _sum4(1002, 68)), seed=1, step=2, rank=3, world_size=4),
+    _entry("permk_values_fp16", _coded("PermK", _sum4(100, 69, 0), value_dtype="fp16"), dtype="float16", rank=8, world_size=9),
+    _entry("permk_world1_fp64", _coded("PermK", _sum4(33, 70)), dtype="float64"),
+    _entry("bernoulli", _coded("Bernoulli", _sum4(3000, 71), p=0.05), seed=8, step=1, rank=1),
+    _entry("bernoulli_all_fp16", _coded("Bernoulli", _sum4(300, 72, every=3), p=1.0), dtype="float16"),
+    _entry("bernoulli_values", _coded("Bernoulli", _sum4(3000, 73), p=0.125, value_dtype={"bits": 4}), dtype="float64"),
+    _entry("stochastic", _coded("StochasticSparsifier", _sum4(3000, 74, ramp=1), budget=100), seed=9, step=3, rank=2),
+    _entry("stochastic_share_bf16", _coded("StochasticSparsifier", _sum4(2000, 75), budget=0.1), dtype="bfloat16"),
+    _entry("stochastic_values_fp64", _coded("StochasticSparsifier", _sum4(1500, 76, ramp=3), budget=0.2, value_dtype={"bits": 5}),
+           dtype="float64"),
+    _entry("stochastic_fits", _coded("StochasticSparsifier", _sum4(500, 77, every=50), budget=10)),
+    _entry("stochastic_limit", _coded("StochasticSparsifier", {"runs": [[3, "3ff0000000000000"], [1, "7de0000000000000"]]}, budget=1),
+           dtype="float64"),
+    _entry("sparse_sign", _coded("SparseSign", _sum4(3000, 78), ratio=0.05)),
+    _entry("sparse_sign_fp16", _coded("SparseSign", _sum4(333, 79), k=13), dtype="float16"),
+    _entry("sparse_sign_zero", _coded("SparseSign", {"runs": [[100, "80000000"]]}, k=3)),
     _entry("average", _raw(_sum4(33, 31)), _quantized(_sum4(700, 32), 4, "unbiased", parameter=5, offset=512),
            _quantized(_sum4(40, 33), 3, "unbiased", 32, parameter=2**33, offset=2**37, shrink=0.3),
            _quantized({"runs": [[4, "3f800000"], [1, "7fc00000"]]}, 2, "fit", parameter=7),

@@ -26,7 +26,8 @@ TORCH_FILES = {"common/torch_dtype.h", *(f"{stem}.{end}" for stem in ("hook/comm
 PYTHON_ARROWS = {"spec": {"_C"}, "endpoint": {"_C", "spec"}, "hook": {"_C", "spec", "checkpoint", "watch"},
                  "checkpoint": {"_C"}, "watch": {"_C"}, "_build": set()}
 # the reference must not see the library that it judges; inside it the codecs see wire and philox, and codec 1's payload
-REFERENCE_ARROWS = {"wire": set(), "philox": set(), "codes": {"quantizer"}}
+REFERENCE_ARROWS = {"wire": set(), "philox": set(), "codes": {"quantizer"}, "values": {"quantizer"}, "sparse": {"values"},
+                    "subset": {"sparse", "values"}}
 
 SOURCES = sorted(str(p.relative_to(CSRC)) for p in CSRC.rglob("*") if p.suffix in {".h", ".cpp", ".cc", ".cu", ".hpp"})
 

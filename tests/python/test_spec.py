@@ -18,7 +18,11 @@ LEGAL_CHOICES = [(levels, rounding) for levels in (None, "unbiased", "fit") for 
                  if (levels, rounding) != ("fit", "stochastic")]
 QUANTIZERS = [tsq.Quantizer(bits, block, levels, rounding)
               for bits, block, (levels, rounding) in itertools.product((1, 2, 4, 8), (32, 256, 4096), LEGAL_CHOICES)]
-COMPRESSORS = [tsq.Identity(), tsq.Natural(), *QUANTIZERS, *map(tsq.Sign, (32, 256, 4096)), *map(tsq.Ternary, (32, 256, 4096))]
+COMPRESSORS = [tsq.Identity(), tsq.Natural(), *QUANTIZERS, *map(tsq.Sign, (32, 256, 4096)), *map(tsq.Ternary, (32, 256, 4096)),
+               tsq.TopK(0.5), tsq.TopK(k=2, value_dtype="fp16"), tsq.RandK(0.25, shared=True),
+               tsq.RandK(k=3, value_dtype=tsq.Quantizer(3, 64)),
+               tsq.PermK(), tsq.PermK(tsq.Quantizer(8)), tsq.Bernoulli(0.1, "bf16"), tsq.StochasticSparsifier(5),
+               tsq.StochasticSparsifier(0.5, tsq.Quantizer(2)), tsq.SparseSign(0.01), tsq.SparseSign(k=9)]
 SPECS = [*COMPRESSORS, *map(tsq.Direct, COMPRESSORS), *map(tsq.ErrorFeedback, COMPRESSORS)]
 
 
@@ -151,9 +155,14 @@ def test_frozen_equal_hashable_copyable():
 # ------------------------------------------------------------------ the classes against the parser
 
 
+COUNTED = (tsq.RandK, tsq.SparseSign, tsq.TopK)  # ratio or k: one of the two is required
 # where the constructor needs more than one compressor, or alternatives exclude each other
 SAMPLES: dict[type[tsq.Spec], tsq.Spec] = {
     tsq.TopK: tsq.TopK(k=3),
+    tsq.RandK: tsq.RandK(k=3),
+    tsq.SparseSign: tsq.SparseSign(k=3),
+    tsq.Bernoulli: tsq.Bernoulli(1.0),
+    tsq.StochasticSparsifier: tsq.StochasticSparsifier(1.0),
     tsq.LAG: tsq.LAG(0.5),
     tsq.CLAG: tsq.CLAG(tsq.Quantizer(3), 2.0),
     tsq.MARINA: tsq.MARINA(tsq.Quantizer(3), 0.25),
@@ -189,7 +198,7 @@ def test_fields_are_the_arguments_of_the_parser(cls):
         rest = ", ".join(f"{f.name}={v}" for i, (f, v) in enumerate(zip(fields, values, strict=True)) if i != skipped)
         if field.default is dataclasses.MISSING:
             assert field.name in refusal(f"{cls.__name__}({rest})")
-        elif (cls, field.name) in {(tsq.TopK, "k"), (tsq.ThreePC, "second")}:  # required where the other fields are as they are
+        elif (cls in COUNTED and field.name == "k") or (cls is tsq.ThreePC and field.name == "second"):  # required beside the others
             assert "got none" in refusal(f"{cls.__name__}({rest})") or "second= with" in refusal(f"{cls.__name__}({rest})")
         else:
             assert _C.canonical(f"{cls.__name__}({rest})") == repr(dataclasses.replace(object_, **{field.name: field.default}))

@@ -16,11 +16,16 @@ def philox_key(seed: int, step: int, rank: int, averaged: bool = False, paramete
     """
     h = 0
     for v in (seed, step, (1 << 33 if shared else rank) + (int(averaged) << 32), parameter):
-        z = ((h ^ (v & _U64)) + 0x9E3779B97F4A7C15) & _U64
-        z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & _U64
-        z = ((z ^ z >> 27) * 0x94D049BB133111EB) & _U64
-        h = z ^ z >> 31
+        h = mixed(h, v & _U64)
     return h & _U32, h >> 32
+
+
+def mixed(h: int, v: int) -> int:
+    """mix((h xor v) + 0x9E3779B97F4A7C15) of the document; h, v: 64 bits."""
+    z = ((h ^ v) + 0x9E3779B97F4A7C15) & _U64
+    z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & _U64
+    z = ((z ^ z >> 27) * 0x94D049BB133111EB) & _U64
+    return z ^ z >> 31
 
 
 def philox4x32(counters: Tensor, key: tuple[int, int]) -> Tensor:
@@ -39,11 +44,16 @@ def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
     return (high + (low >> 16)) >> 16, (low + ((high & 0xFFFF) << 16)) & _U32
 
 
-def dither(numel: int, offset: int, key: tuple[int, int]) -> Tensor:
-    """u_i of elements offset .. offset + numel of the parameter: float32 [numel], inside (-1/2, 1/2)."""
+def dither_bits(numel: int, offset: int, key: tuple[int, int], domain: int = 0) -> Tensor:
+    """r_i of elements offset .. offset + numel of the parameter: int64 [numel], 16 bits. domain: the counter's third word."""
     first, last = offset // 256, -(-(offset + numel) // 256)
     c = torch.arange(32 * first, 32 * last)
-    words = philox4x32(torch.stack((c & _U32, c >> 32, torch.zeros_like(c), torch.zeros_like(c)), -1), key)
+    words = philox4x32(torch.stack((c & _U32, c >> 32, torch.full_like(c, domain), torch.zeros_like(c)), -1), key)
     halves = torch.stack((words & 0xFFFF, words >> 16), -1).view(-1, 32, 8)  # [tile, lane, row]
-    r = halves.transpose(1, 2).flatten()[offset - 256 * first :][:numel]
+    return halves.transpose(1, 2).flatten()[offset - 256 * first :][:numel]
+
+
+def dither(numel: int, offset: int, key: tuple[int, int]) -> Tensor:
+    """u_i of elements offset .. offset + numel of the parameter: float32 [numel], inside (-1/2, 1/2)."""
+    r = dither_bits(numel, offset, key)
     return (0x3F800040 | r << 7).to(torch.int32).view(torch.float32) - 1.5

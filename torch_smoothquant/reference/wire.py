@@ -154,7 +154,7 @@ def encode(x: Tensor, name: str, seed: int = 0, step: int = 0, rank: int = 0, wo
 
     Args:
         x: any shape, one of `DTYPES`, taken in row-major order.
-        name, arguments: the compressor as in spec.py.
+        name, arguments: the compressor as in spec.py. Some take contractive=True: the map as error feedback uses it.
         seed, step, rank, world_size: see Key.
     Raises:
         ValueError: an argument is illegal.

@@ -51,15 +51,17 @@ constexpr size_t PhiloxVectors() { return HWY_MAX_BYTES == 64 ? 2 : 1; }
 
 // The output words for counters counter + lane, counter + lane + 1, ..., kVectors vectors of them. `counter` is a
 // multiple of 32 and lane < 32, so that the low 32 bits do not carry. All vectors advance together: a single one would
-// wait for its multiplications.
+// wait for its multiplications. `domain` is the counter's third word.
 template <size_t kVectors, class D32, class V = hn::Vec<D32>>
-HWY_INLINE void Philox(D32 d, uint64_t counter, size_t lane, PhiloxKey key, PhiloxWords<V>* HWY_RESTRICT words) {
+HWY_INLINE void Philox(D32 d, uint64_t counter, size_t lane, PhiloxKey key, PhiloxWords<V>* HWY_RESTRICT words,
+                       uint32_t domain = 0) {
   const hn::Repartition<uint64_t, D32> d64;
   // The first two rounds by hand: three of the four counter words are common to all lanes, or zero.
-  const uint32_t common = static_cast<uint32_t>(counter >> 32) ^ key.low;
+  const uint64_t of_domain = uint64_t{domain} * kPhiloxMultiplier1;
+  const uint32_t common = static_cast<uint32_t>(of_domain >> 32) ^ static_cast<uint32_t>(counter >> 32) ^ key.low;
   const uint64_t product = uint64_t{common} * kPhiloxMultiplier0;
   const auto first = hn::Set(d64, uint64_t{static_cast<uint32_t>(counter)} * kPhiloxMultiplier0);
-  const auto key1_low = hn::Set(d, key.low + kPhiloxWeyl0);
+  const auto key1_low = hn::Set(d, (key.low + kPhiloxWeyl0) ^ static_cast<uint32_t>(of_domain));
   const auto c2_common = hn::Set(d, static_cast<uint32_t>(product >> 32) ^ (key.high + kPhiloxWeyl1));
   PhiloxState<V> states[2 * kVectors];
   for (size_t i = 0; i < 2 * kVectors; ++i) {

@@ -182,7 +182,7 @@ TEST(MechanismRegistry, ErrorsNameArgumentAndColumn) {
     int column;
     const char* says;
   } cases[] = {
-      {"Nope()", 1, "compressors: Identity, Natural, Quantizer"},
+      {"Nope()", 1, "compressors: Bernoulli, "},
       {"None", 1, "unknown mechanism or compressor None"},
       {"ErrorFeedback()", 1, "needs an argument 'compressor'"},
       {"ErrorFeedback(4)", 15, "expected an expression such as Quantizer(bits=4), got 4"},

@@ -1,0 +1,19 @@
+// The sparse family's part of the registry: compressors from the arguments of a spec, decoders from a format.
+#pragma once
+
+#include "common/expression.h"
+#include "compressors/compressor.h"
+
+namespace tsq {
+
+CompressorPtr make_bernoulli(std::string_view text, const Value& call);
+CompressorPtr make_permk(std::string_view text, const Value& call);
+CompressorPtr make_randk(std::string_view text, const Value& call);
+CompressorPtr make_sparse_sign(std::string_view text, const Value& call);
+CompressorPtr make_stochastic_sparsifier(std::string_view text, const Value& call);
+CompressorPtr make_topk(std::string_view text, const Value& call);
+
+/// The decoder of any vector of codec 6, 7 or 8.
+CompressorPtr sparse_decoder_for(const wire::Format& format);
+
+}  // namespace tsq

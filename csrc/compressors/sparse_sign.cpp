@@ -1,0 +1,126 @@
+#include "compressors/sparse_sign.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "common/error.h"
+#include "compressors/random_values.h"
+#include "compressors/sparse_decode.h"
+#include "compressors/sums.h"
+
+namespace tsq {
+
+namespace {
+
+constexpr size_t kScaleBytes = sizeof(float);
+
+/// A valid payload's value of entry j.
+struct Signs {
+  float scale;
+  const uint8_t* bits;
+
+  float operator()(size_t j) const { return bits[j / 8] >> (j % 8) & 1 ? -scale : scale; }
+};
+
+Signs signs_of(Bytes in, const wire::IndexReader& reader) {
+  return {load<float>(in.data()), in.data() + kScaleBytes + reader.bytes()};
+}
+
+size_t sign_bytes(size_t count) { return (count + 7) / 8; }
+
+}  // namespace
+
+Class SparseSign::class_of(size_t n, uint32_t) const {
+  if (!config_.fitted || n == 0) return {};
+  const auto k = static_cast<double>(count_.of(n));
+  return {.omega = std::nullopt, .alpha = std::min(1.0 / k, k / static_cast<double>(n))};
+}
+
+size_t SparseSign::max_bytes(size_t n, DType) const {
+  const size_t k = count_.of(n);
+  return kScaleBytes + wire::max_index_bytes(n, k) + sign_bytes(k);
+}
+
+size_t SparseSign::zero_bytes(size_t n, DType) const { return kScaleBytes + wire::max_index_bytes(n, 0); }
+
+template <class S>
+float SparseSign::scale_of(kernels::Form form, ConstView x, const void* state, const Selection<S>& kept) const {
+  if (config_.fitted) {
+    const double sum = lane_sum(kept.count, [&](size_t j) { return std::abs(static_cast<double>(kept.value[j])); });
+    return saturated<float>(kept.count ? sum / static_cast<double>(kept.count) : 0.0);
+  }
+  const S* const v = static_cast<const S*>(state);
+  return with_element(x.dtype, [&](auto element) {
+    using E = decltype(element);
+    const auto norm = [&](auto sum) {
+      return saturated<float>(std::sqrt(lane_sum(x.numel, [&](size_t i) {
+        const auto value = static_cast<double>(sum(i));
+        return value * value;
+      })));
+    };
+    if (form == kernels::Form::kResidual) return norm([&](size_t i) { return v[i]; });  // e + x already
+    if (form == kernels::Form::kPlain) return norm([&](size_t i) { return E::load(x.data, i); });
+    return norm([&](size_t i) { return static_cast<S>(E::load(x.data, i)) - v[i]; });
+  });
+}
+
+Compressor::Encoded SparseSign::run(kernels::Form form, ConstView x, void* state, const EncodeKey&,
+                                    MutableBytes out) const {
+  if (x.numel >> 32) throw ArgumentError(concat("SparseSign: expected fewer than 2^32 elements, got ", x.numel));
+  return with_element(x.dtype, [&](auto element) -> Encoded {
+    using S = typename decltype(element)::State;
+    thread_local Selection<S> kept;  // reused: as large as the largest section's
+    const bool finite = select_largest(form, x, state, count_.of(x.numel), kept);
+    const float scale = finite ? scale_of(form, x, state, kept) : 0.0f;
+    if (scale == 0) {
+      const size_t bytes = zero_bytes(x.numel, x.dtype);
+      std::fill_n(out.begin(), bytes, uint8_t{0});
+      return {bytes, finite};
+    }
+    store<float>(out.data(), scale);
+    const size_t at =
+        kScaleBytes + wire::encode_indices({kept.index.data(), kept.count}, x.numel, out.data() + kScaleBytes);
+    const size_t bytes = at + sign_bytes(kept.count);
+    std::fill(out.begin() + static_cast<ptrdiff_t>(at), out.begin() + static_cast<ptrdiff_t>(bytes), uint8_t{0});
+    S* const v = static_cast<S*>(state);
+    for (size_t j = 0; j < kept.count; ++j) {
+      const bool negative = kept.value[j] < 0;
+      out[at + j / 8] = static_cast<uint8_t>(out[at + j / 8] | uint8_t{negative} << j % 8);
+      const S sent = negative ? -scale : scale;
+      if (form == kernels::Form::kResidual) v[kept.index[j]] -= sent;
+      if (form == kernels::Form::kShifted) v[kept.index[j]] += sent;
+    }
+    return {bytes, true};
+  });
+}
+
+void SparseSign::validate(Bytes in, uint64_t n, DType) const {
+  if (in.size() < kScaleBytes) throw_wire("bytes", "a scale", in.size());
+  const auto scale = load<float>(in.data());
+  const Bytes indices = in.subspan(kScaleBytes);
+  const wire::IndexExtent extent = wire::index_extent(indices, n);
+  if (extent.count > count_.of(n)) throw_wire("payload", concat("at most ", count_.of(n), " entries"), extent.count);
+  if (indices.size() != extent.bytes + sign_bytes(extent.count))
+    throw_wire("bytes", concat(kScaleBytes + extent.bytes, " and ", extent.count, " sign bits"), in.size());
+  wire::check_indices(indices, n);
+  if (!std::isfinite(scale) || std::signbit(scale) || (scale == 0) != (extent.count == 0))
+    throw_wire("payload", "a finite scale, above 0 if and only if there are entries", scale);
+  if (extent.count % 8 && in.back() >> extent.count % 8) throw_wire("payload", "zeros behind the signs", "others");
+}
+
+void SparseSign::decode_add(Bytes in, DType, double scale, View acc) const {
+  wire::IndexReader reader(in.subspan(kScaleBytes), acc.numel);
+  add_entries(reader, scale, acc, signs_of(in, reader));
+}
+
+void SparseSign::decode_mean(std::span<const Bytes> in, View out) const {
+  std::vector<SparseCursor<Signs>> messages;
+  for (const Bytes& payload : in) {
+    wire::IndexReader reader(payload.subspan(kScaleBytes), out.numel);
+    messages.push_back({reader, signs_of(payload, reader)});
+  }
+  mean_entries(std::span(messages), out, [](const Signs& signs, size_t j) { return signs(j); });
+}
+
+}  // namespace tsq

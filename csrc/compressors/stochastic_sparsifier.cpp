@@ -1,0 +1,115 @@
+#include "compressors/stochastic_sparsifier.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "common/error.h"
+#include "compressors/random_values.h"
+#include "compressors/sums.h"
+
+namespace tsq {
+
+namespace {
+
+/// The sum of the magnitudes below `bar`, and how many are not. Two sweeps: each of them is one loop over vectors.
+template <class S>
+double sum_below(const S* x, size_t n, double bar, uint64_t* reached) {
+  const auto magnitude = [&](size_t i) { return std::abs(static_cast<double>(x[i])); };
+  *reached = static_cast<uint64_t>(lane_sum(n, [&](size_t i) { return magnitude(i) < bar ? 0.0 : 1.0; }));
+  return lane_sum(n, [&](size_t i) { return magnitude(i) < bar ? magnitude(i) : 0.0; });
+}
+
+/// |x|^2 / V with |x| in units of tau, in which V is the sum of y^2 where y >= 1, else of y. Sums as lane_sum.
+template <class S>
+double shrink_of(const S* x, size_t n, double tau) {
+  const double inverse = 1.0 / tau;
+  const auto y = [&](size_t i) { return std::abs(static_cast<double>(x[i])) * inverse; };
+  const double norm = lane_sum(n, [&](size_t i) { return y(i) * y(i); });
+  const double second_moment = lane_sum(n, [&](size_t i) { return y(i) * std::max(y(i), 1.0); });
+  const double shrink = norm / second_moment;
+  return shrink < 1.0 ? shrink : 1.0;  // 0 / 0, or squares that overflow: what counts is sent with certainty
+}
+
+}  // namespace
+
+// Elements that reach the threshold are sent with certainty, the rest of the budget goes to the others in proportion:
+// tau = (sum of the others) / (budget - number of these), which falls until no element joins them.
+template <class S>
+double solve_threshold(const S* x, size_t n, uint64_t budget) {
+  uint64_t nonzero = 0;
+  for (size_t i = 0; i < n; ++i) nonzero += x[i] != 0;
+  if (nonzero <= budget) return 0.0;
+  uint64_t certain = 0;
+  double rest = lane_sum(n, [&](size_t i) { return std::abs(static_cast<double>(x[i])); });
+  for (;;) {
+    const double tau =
+        std::max(rest / static_cast<double>(budget - certain), std::numeric_limits<double>::denorm_min());
+    uint64_t reached = 0;
+    rest = sum_below(x, n, tau, &reached);
+    if (reached <= certain || reached >= budget) return tau;
+    certain = reached;
+  }
+}
+
+template double solve_threshold(const float*, size_t, uint64_t);
+template double solve_threshold(const double*, size_t, uint64_t);
+
+StochasticSparsifier::StochasticSparsifier(const Config& config)
+    : SparseVector(config.values), config_(config), count_("StochasticSparsifier", config.ratio, config.k) {
+  const Quantizer* const q = config.values.quantizer();
+  if (q && (q->config().levels == QuantizerLevels::kFit || !q->config().stochastic.value_or(true)))
+    throw ArgumentError(
+        concat("StochasticSparsifier: value_dtype: expected a quantizer with stochastic rounding, got ", q->spec()));
+}
+
+uint64_t StochasticSparsifier::max_entries(uint64_t n) const { return entry_bound(expected_entries(n), n); }
+
+std::string StochasticSparsifier::spec() const {
+  return "StochasticSparsifier(budget=" + count_.number() + values().spec() + ")";
+}
+
+Class StochasticSparsifier::class_of(size_t n, uint32_t) const {
+  const double t = expected_entries(n);
+  const double share = n ? t / static_cast<double>(n) : 1.0;
+  const Class sent = values().unbiased().class_of(max_entries(n));
+  if (config_.shrunk) return {.omega = std::nullopt, .alpha = share / (1.0 + sent.omega.value_or(0.0))};
+  return random_class(1.0 / share - 1.0, share, true, sent);
+}
+
+Compressor::Encoded StochasticSparsifier::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
+                                              MutableBytes out) const {
+  check_length("StochasticSparsifier", x.numel);
+  return with_element(x.dtype, [&](auto element) -> Encoded {
+    using S = typename decltype(element)::State;
+    thread_local std::vector<S> buffer;  // these two are reused: as large as the largest section's
+    thread_local Selection<S> kept;
+    const S* const sums = sums_of(form, x, state, buffer, 0x1p990);  // so that no sum of magnitudes overflows
+    if (!sums) return send_nothing(x, out);
+    const double tau = solve_threshold(sums, x.numel, count_.of(x.numel));
+    const size_t room = max_entries(x.numel);
+    kept.resize(room);
+    double shrink = config_.shrunk && tau > 0 ? shrink_of(sums, x.numel, tau) : 1.0;
+    if (config_.shrunk) shrink /= 1.0 + values().class_of(room).omega.value_or(0.0);
+    const auto take = [&](size_t i, double p) {
+      if (kept.count < room) kept.add(i, saturated<S>(static_cast<double>(sums[i]) / p * shrink));
+    };
+    if (tau == 0) {
+      for (size_t i = 0; i < x.numel; ++i)
+        if (sums[i] != 0) take(i, 1.0);
+    } else {
+      const double per_unit = std::min(0x1p32 / tau, std::numeric_limits<double>::max());
+      const auto bar = [&](size_t i) { return std::min(0x1p32, std::abs(static_cast<double>(sums[i])) * per_unit); };
+      const S unit = static_cast<S>(per_unit * 0x1p-16);
+      const auto coarse = [&](size_t i) {  // rounding is far below the 1; 0 times infinity gives the largest bar
+        return static_cast<uint32_t>(static_cast<int32_t>(std::min<S>(0x1p16, std::abs(sums[i]) * unit))) + 1;
+      };
+      const auto threshold = [&](size_t i) { return static_cast<uint64_t>(bar(i)); };
+      sample(key.philox, key.offset, x.numel, coarse, threshold,
+             [&](size_t i) { take(i, static_cast<double>(threshold(i)) * 0x1p-32); });
+    }
+    return send(form, x, state, key, kept, out);
+  });
+}
+
+}  // namespace tsq
