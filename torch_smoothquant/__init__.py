@@ -29,12 +29,15 @@ _check_build(built_for_torch, torch.__version__)  # before ._C: another torch's 
 from .endpoint import Receiver, Sender, WireError, decode, encode  # noqa: E402
 from .hook import Hook, attach, comm_hook, prepare  # noqa: E402
 from .spec import (  # noqa: E402
+    Cast,
     Compressor,
     Direct,
+    Dithering,
     ErrorFeedback,
     Identity,
     Mechanism,
     Natural,
+    NaturalDithering,
     Quantizer,
     Sign,
     Spec,
@@ -45,6 +48,7 @@ from .spec import (  # noqa: E402
 )
 
 __all__ = [
-    "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "Quantizer", "Receiver", "Sender", "Sign", "Spec",
-    "SpecError", "Ternary", "TopK", "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
+    "Cast", "Compressor", "Direct", "Dithering", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering",
+    "Quantizer", "Receiver", "Sender", "Sign", "Spec", "SpecError", "Ternary", "TopK", "WireError", "attach", "comm_hook", "decode",
+    "encode", "parse", "prepare",
 ]

@@ -60,6 +60,7 @@ class Arguments {
   std::optional<double> fraction(const char* name);                                      ///< in (0, 1]; likewise
   std::optional<std::string> choice(const char* name,
                                     const std::vector<std::string>& choices);  ///< None or one of them
+  const Value* any(const char* name) { return take(name); }                    ///< null: not given
   const Value& call(const char* name);                                         ///< required
   void finish() const;
 

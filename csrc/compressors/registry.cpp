@@ -1,14 +1,19 @@
 #include "compressors/registry.h"
 
+#include <algorithm>
+#include <iterator>
 #include <map>
 
 #include "common/error.h"
+#include "compressors/cast.h"
+#include "compressors/dithering.h"
 #include "compressors/identity.h"
 #include "compressors/natural.h"
 #include "compressors/quantizer.h"
 #include "compressors/sign.h"
 #include "compressors/ternary.h"
 #include "compressors/topk.h"
+#include "wire/levels.h"
 
 namespace tsq {
 
@@ -60,12 +65,48 @@ CompressorPtr make_topk(std::string_view text, const Value& call) {
   return build<TopK>(text, call, config);
 }
 
+CompressorPtr make_cast(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"dtype"});
+  const std::vector<std::string> names(std::begin(kCastNames), std::end(kCastNames));
+  const auto dtype = arguments.choice("dtype", names);
+  if (!dtype) throw_spec(text, call.column, "Cast: dtype: expected 'fp16', 'bf16', 'fp8' or 'fp8_e5m2', got none");
+  arguments.finish();
+  return std::make_shared<Cast>(static_cast<CastTo>(std::find(names.begin(), names.end(), *dtype) - names.begin()));
+}
+
+template <class Codec>
+CompressorPtr make_dithering(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"levels", "norm", "block"});
+  DitheringConfig config;
+  const auto levels = arguments.optional_integer("levels", 1, Codec::kMaxLevels);
+  if (!levels)
+    throw_spec(text, call.column,
+               concat(call.text, ": levels: expected an integer from 1 to ", Codec::kMaxLevels, ", got none"));
+  config.levels = static_cast<int>(*levels);
+  if (const Value* norm = arguments.any("norm")) {
+    const bool two = (norm->kind == Value::Kind::kInt || norm->kind == Value::Kind::kFloat) && norm->number == 2;
+    if (!two && !(norm->kind == Value::Kind::kString && norm->text == "inf"))
+      arguments.fail(*norm, "norm", "2 or 'inf'");
+    config.norm = two ? Norm::kTwo : Norm::kMax;
+  }
+  config.block = static_cast<uint32_t>(arguments.optional_integer("block", 32, 65536).value_or(0));
+  arguments.finish();
+  return build<Codec>(text, call, config);
+}
+
 using Factory = CompressorPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
   static const std::map<std::string, Factory, std::less<>> table = {
-      {"Identity", make_plain<Identity>}, {"Natural", make_plain<Natural>},      {"Quantizer", make_quantizer},
-      {"Sign", make_with_block<Sign>},    {"Ternary", make_with_block<Ternary>}, {"TopK", make_topk},
+      {"Cast", make_cast},
+      {"Dithering", make_dithering<Dithering>},
+      {"Identity", make_plain<Identity>},
+      {"Natural", make_plain<Natural>},
+      {"NaturalDithering", make_dithering<NaturalDithering>},
+      {"Quantizer", make_quantizer},
+      {"Sign", make_with_block<Sign>},
+      {"Ternary", make_with_block<Ternary>},
+      {"TopK", make_topk},
   };
   return table;
 }
@@ -99,6 +140,15 @@ CompressorPtr quantizer_for(const wire::Format& format) {
   return std::make_shared<Quantizer>(config);
 }
 
+/// The largest number of levels with codes of the format's width: it reads those of all others too.
+template <class Codec>
+CompressorPtr dithering_for(const wire::Format& format) {
+  DitheringConfig config;
+  config.levels = std::min(Codec::kMaxLevels, wire::top_level(format.bits));
+  config.block = format.block;
+  return std::make_shared<Codec>(config);
+}
+
 }  // namespace
 
 CompressorPtr decoder_for(const wire::Format& format) {
@@ -115,12 +165,15 @@ CompressorPtr decoder_for(const wire::Format& format) {
       return std::make_shared<Natural>();
     case wire::Codec::kTopK:
       return std::make_shared<TopK>(TopK::Config{.ratio = 1.0, .k = {}});
+    case wire::Codec::kDithering:
+      return dithering_for<Dithering>(format);
+    case wire::Codec::kNaturalDithering:
+      return dithering_for<NaturalDithering>(format);
+    case wire::Codec::kCast:
+      return std::make_shared<Cast>(static_cast<CastTo>(format.variant));
     case wire::Codec::kUniformStep:
     case wire::Codec::kSubset:
     case wire::Codec::kSparseSign:
-    case wire::Codec::kDithering:
-    case wire::Codec::kNaturalDithering:
-    case wire::Codec::kCast:
       break;  // wire::parse lets none of them through
   }
   throw_wire("codec", "a known number", int(format.codec));

@@ -49,6 +49,7 @@ c10::SymInt symbolic_bytes(const Compressor& c, const c10::SymInt& n, size_t ele
   const wire::Format format = c.format();
   if (format.codec == wire::Codec::kRaw) return overhead + n * static_cast<int64_t>(element_bytes);
   if (format.codec == wire::Codec::kNatural) return overhead + n + (n + 255) / 256 * 32;
+  if (format.codec == wire::Codec::kCast) return overhead + (format.variant < 2 ? n * 2 : n + (n + 255) / 256 * 4);
   const int64_t bits = format.bits, block = format.block;
   const c10::SymInt tail_rows = (n % 256 + 31) / 32;
   return overhead + (n + (block - 1)) / block * 4 + ((n / 256) * bits + (tail_rows * bits + 7) / 8) * 32;

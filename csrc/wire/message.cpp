@@ -38,23 +38,25 @@ struct Fields {
   uint8_t min_bits, max_bits, max_variant;
   bool has_block;
   bool exists = true;
+  uint32_t max_block = 4096;
+  bool block_optional = false;  ///< 0 is legal too
 };
 
 constexpr Fields kReserved{0, 0, 0, false, false};
 
 constexpr Fields kFields[] = {
-    {0, 0, 0, false},  // Codec::kRaw
-    {1, 8, 1, true},   // Codec::kQuantizer
-    {1, 1, 0, true},   // Codec::kSign
-    {2, 2, 0, true},   // Codec::kTernary
-    {0, 0, 0, false},  // Codec::kNatural
-    kReserved,         // Codec::kUniformStep
-    {0, 0, 0, false},  // Codec::kTopK
-    kReserved,         // Codec::kSubset
-    kReserved,         // Codec::kSparseSign
-    kReserved,         // Codec::kDithering
-    kReserved,         // Codec::kNaturalDithering
-    kReserved,         // Codec::kCast
+    {0, 0, 0, false},                     // Codec::kRaw
+    {1, 8, 1, true},                      // Codec::kQuantizer
+    {1, 1, 0, true},                      // Codec::kSign
+    {2, 2, 0, true},                      // Codec::kTernary
+    {0, 0, 0, false},                     // Codec::kNatural
+    kReserved,                            // Codec::kUniformStep
+    {0, 0, 0, false},                     // Codec::kTopK
+    kReserved,                            // Codec::kSubset
+    kReserved,                            // Codec::kSparseSign
+    {2, 16, 0, true, true, 65536, true},  // Codec::kDithering
+    {2, 6, 0, true, true, 65536, true},   // Codec::kNaturalDithering
+    {0, 0, 3, false},                     // Codec::kCast
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
 
@@ -66,8 +68,10 @@ Section read_section(const uint8_t* p) {
   if (p[2] < fields.min_bits || p[2] > fields.max_bits)
     throw_wire("bits", concat(int{fields.min_bits}, " to ", int{fields.max_bits}), int{p[2]});
   if (p[3] > fields.max_variant) throw_wire("variant", concat("0 to ", int{fields.max_variant}), int{p[3]});
-  if (fields.has_block && (block < 32 || block > 4096 || !std::has_single_bit(block)))
-    throw_wire("block", "a power of two from 32 to 4096", block);
+  const bool none = fields.block_optional && block == 0;
+  if (fields.has_block && !none && (block < 32 || block > fields.max_block || !std::has_single_bit(block)))
+    throw_wire("block", concat(fields.block_optional ? "0 or " : "", "a power of two from 32 to ", fields.max_block),
+               block);
   if (!fields.has_block && block != 0) throw_wire("block", 0, block);
   Section section;
   section.format = {static_cast<Codec>(p[0]), p[2], p[3], block};

@@ -18,7 +18,10 @@ LEGAL_CHOICES = [(levels, rounding) for levels in (None, "unbiased", "fit") for 
                  if (levels, rounding) != ("fit", "stochastic")]
 QUANTIZERS = [tsq.Quantizer(bits, block, levels, rounding)
               for bits, block, (levels, rounding) in itertools.product((1, 2, 4, 8), (32, 256, 4096), LEGAL_CHOICES)]
-COMPRESSORS = [tsq.Identity(), tsq.Natural(), *QUANTIZERS, *map(tsq.Sign, (32, 256, 4096)), *map(tsq.Ternary, (32, 256, 4096))]
+COMPRESSORS = [tsq.Identity(), tsq.Natural(), *QUANTIZERS, *map(tsq.Sign, (32, 256, 4096)), *map(tsq.Ternary, (32, 256, 4096)),
+               *map(tsq.Cast, ("fp16", "bf16", "fp8", "fp8_e5m2")),
+               *(cls(levels, norm, block) for cls, levels, norm, block in itertools.product(
+                   (tsq.Dithering, tsq.NaturalDithering), (1, 30), (2, "inf"), (None, 32, 65536)))]
 SPECS = [*COMPRESSORS, *map(tsq.Direct, COMPRESSORS), *map(tsq.ErrorFeedback, COMPRESSORS)]
 
 
@@ -45,6 +48,9 @@ def test_repr_shows_bits_always_and_other_defaults_never():
     ('Quantizer(rounding="nearest", bits=+2)', tsq.Quantizer(2, rounding="nearest")),
     ("Quantizer(levels=None, rounding=None)", tsq.Quantizer()),
     ("Direct(compressor=Identity())", tsq.Direct(tsq.Identity())),
+    ("Dithering(3, norm=2.0, block=None)", tsq.Dithering(3)),
+    ('NaturalDithering(3, "inf")', tsq.NaturalDithering(3, float("inf"))),
+    ("Cast('bf16')", tsq.Cast("bf16")),
     ("ErrorFeedback(Quantizer(8))", tsq.ErrorFeedback(tsq.Quantizer(8))),
 ])
 def test_other_spellings(text, spec):
@@ -84,6 +90,15 @@ def test_other_spellings(text, spec):
     ("Quantizer(4, bits=4)", 19, "given twice"),
     ("Quantizer(4, 256, None, None, 1)", 31, "at most 4"),
     ("Quantizer(width=4)", 17, "no argument 'width'"),
+    ("Dithering()", 1, "levels: expected an integer from 1 to 32767, got none"),
+    ("Dithering(0)", 11, "levels: expected an integer from 1 to 32767"),
+    ("Dithering(4, 3)", 14, "norm: expected 2 or 'inf', got 3"),
+    ("Dithering(4, 'max')", 14, "norm: expected 2 or 'inf', got 'max'"),
+    ("Dithering(4, None)", 14, "norm: expected 2 or 'inf', got None"),
+    ("Dithering(4, block=48)", 1, "a power of two from 32 to 65536"),
+    ("Dithering(4, block=131072)", 20, "from 32 to 65536"),
+    ("NaturalDithering(levels=31)", 25, "1 to 30"),
+    ("Cast('int8')", 6, "'fp16' or 'bf16' or 'fp8' or 'fp8_e5m2'"),
     ("Nothing(bits=4)", 1, "Nothing"),
     ("ErrorFeedback()", 1, "'compressor'"),
     ("ErrorFeedback(4)", 15, "compressor"),
@@ -152,7 +167,8 @@ def test_frozen_equal_hashable_copyable():
 
 
 def sample(cls: type[tsq.Spec]) -> tsq.Spec:
-    return cls(tsq.Quantizer(3)) if issubclass(cls, tsq.Mechanism) else cls(k=3) if cls is tsq.TopK else cls()
+    arguments = {tsq.TopK: {"k": 3}, tsq.Cast: {"dtype": "fp8"}, tsq.Dithering: {"levels": 3}, tsq.NaturalDithering: {"levels": 3}}
+    return cls(tsq.Quantizer(3)) if issubclass(cls, tsq.Mechanism) else cls(**arguments.get(cls, {}))
 
 
 def refusal(text: str) -> str:

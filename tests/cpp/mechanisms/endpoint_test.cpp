@@ -182,7 +182,9 @@ TEST(MechanismRegistry, ErrorsNameArgumentAndColumn) {
     int column;
     const char* says;
   } cases[] = {
-      {"Nope()", 1, "mechanisms: Direct, ErrorFeedback; compressors: Identity, Natural, Quantizer"},
+      {"Nope()", 1,
+       "mechanisms: Direct, ErrorFeedback; compressors: Cast, Dithering, Identity, Natural, NaturalDithering, "
+       "Quantizer"},
       {"None", 1, "unknown mechanism or compressor None"},
       {"ErrorFeedback()", 1, "needs an argument 'compressor'"},
       {"ErrorFeedback(4)", 15, "expected an expression such as Quantizer(bits=4), got 4"},
