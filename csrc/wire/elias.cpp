@@ -10,10 +10,11 @@ namespace tsq::wire {
 
 namespace {
 
-constexpr uint32_t kTable = 1024;          // codes of smaller integers are looked up
-constexpr unsigned kPeek = 11;             // bits that are looked up at once
-constexpr unsigned kMaxWidth = 17;         // of an integer: that of kMaxEliasNumel
-constexpr size_t kLevelsInWord = 64 / 16;  // levels tested for zero at once
+constexpr uint32_t kTable = 1024;     // codes of smaller integers are looked up
+constexpr unsigned kPeek = 11;        // bits that are looked up at once
+constexpr unsigned kMaxWidth = 17;    // of an integer: that of kMaxEliasNumel
+constexpr size_t kLevelsAtOnce = 16;  // levels tested for zero at once
+constexpr size_t kChunk = 4096;       // levels between two passes over them
 
 struct Code {
   uint32_t bits;  // right-aligned
@@ -61,21 +62,35 @@ constexpr auto kPeeked = [] {
   return table;
 }();
 
+// Writes the positions of the non-zero ones of at most kChunk levels; returns their number. What follows from them is
+// then free of branches that nobody can predict.
+size_t find_levels(const int16_t* levels, size_t n, uint16_t* positions) {
+  size_t count = 0, i = 0;
+  for (; i + kLevelsAtOnce <= n; i += kLevelsAtOnce) {
+    uint64_t words[kLevelsAtOnce / 4];
+    std::memcpy(words, levels + i, sizeof words);
+    if ((words[0] | words[1] | words[2] | words[3]) == 0) continue;
+    for (size_t j = i; j < i + kLevelsAtOnce; ++j) {
+      positions[count] = static_cast<uint16_t>(j);
+      count += levels[j] != 0;
+    }
+  }
+  for (; i < n; ++i) {
+    positions[count] = static_cast<uint16_t>(i);
+    count += levels[i] != 0;
+  }
+  return count;
+}
+
 // Calls visit(position, level) for the non-zero levels in order, until it returns false.
 template <class Visit>
 void for_each_level(std::span<const int16_t> levels, Visit visit) {
-  size_t i = 0;
-  for (; i + kLevelsInWord <= levels.size(); i += kLevelsInWord) {
-    uint64_t word;
-    std::memcpy(&word, levels.data() + i, sizeof word);
-    while (word != 0) {
-      const size_t at = static_cast<size_t>(std::countr_zero(word)) / 16;
-      if (!visit(i + at, static_cast<int16_t>(word >> (16 * at)))) return;
-      word &= ~(uint64_t{0xFFFF} << (16 * at));
-    }
-  }
-  for (; i < levels.size(); ++i) {
-    if (levels[i] != 0 && !visit(i, levels[i])) return;
+  uint16_t positions[kChunk + 1];
+  for (size_t begin = 0; begin < levels.size(); begin += kChunk) {
+    const int16_t* const chunk = levels.data() + begin;
+    const size_t count = find_levels(chunk, std::min(kChunk, levels.size() - begin), positions);
+    for (size_t k = 0; k < count; ++k)
+      if (!visit(begin + positions[k], chunk[positions[k]])) return;
   }
 }
 
@@ -148,7 +163,7 @@ double entropy_bits(std::span<const int16_t> levels) {
   return bits;
 }
 
-size_t encode_elias(std::span<const int16_t> levels, uint8_t* out) {
+size_t encode_elias(std::span<const int16_t> levels, size_t limit, uint8_t* out) {
   uint8_t* p = out;
   uint64_t pending = 0;  // from the highest bit on
   unsigned in_it = 0;    // less than 8
@@ -165,7 +180,7 @@ size_t encode_elias(std::span<const int16_t> levels, uint8_t* out) {
     p += in_it / 8;
     pending <<= in_it / 8 * 8;
     in_it %= 8;
-    return true;
+    return 8 * static_cast<size_t>(p - out) + in_it < limit;
   });
   return 8 * static_cast<size_t>(p - out) + in_it;
 }

@@ -34,9 +34,10 @@ constexpr size_t kMaxEliasNumel = 65536;
 /// They may write this many bytes past the code, and read as many.
 constexpr size_t kEliasSlack = 8;
 
-/// Writes the code of at most kMaxEliasNumel levels from -32767 to 32767, the last byte filled up with zeros. `out` has
-/// room for elias_bits and kEliasSlack bytes. Returns the number of bits.
-size_t encode_elias(std::span<const int16_t> levels, uint8_t* out);
+/// Writes the code of at most kMaxEliasNumel levels from -32767 to 32767, the last byte filled up with zeros, and
+/// returns the number of bits; stops early, with some number of at least `limit`, once there are as many. `out` has
+/// room for the code, or for `limit` bits if that is less, and for 2 * kEliasSlack bytes.
+size_t encode_elias(std::span<const int16_t> levels, size_t limit, uint8_t* out);
 
 /// Reads `bits` bits. `in` has kEliasSlack zeros behind their last byte. False, with any levels, unless they are the
 /// code of exactly these bits, with no more levels than `levels` has, of at most `top`, and zeros up to the byte's end.

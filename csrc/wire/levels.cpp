@@ -129,7 +129,7 @@ uint64_t body_bytes(uint32_t head, size_t u, int width) {
 }
 
 std::vector<uint8_t>& scratch() {
-  thread_local std::vector<uint8_t> bytes(packed_bytes(kLevelSegment, kMaxWidth) + kEliasSlack);
+  thread_local std::vector<uint8_t> bytes(packed_bytes(kLevelSegment, kMaxWidth) + 2 * kEliasSlack);
   return bytes;
 }
 
@@ -137,14 +137,15 @@ std::vector<uint8_t>& scratch() {
 
 size_t encode_levels(std::span<const int16_t> levels, int width, uint8_t* out, uint32_t* head) {
   const size_t packed = packed_bytes(levels.size(), width);
-  const uint64_t enough = 8 * packed - 7;  // from there on the bytes are as many
-  if (elias_bound(levels) >= enough || elias_bits(levels, enough) >= enough) {
+  const size_t enough = 8 * packed - 7;  // from there on the bytes are as many
+  std::vector<uint8_t>& buffer = scratch();
+  const size_t bits = elias_bound(levels) >= enough ? enough : encode_elias(levels, enough, buffer.data());
+  if (bits >= enough) {
     *head = kPacked;
     pack(levels, width, out);
     return packed;
   }
-  std::vector<uint8_t>& buffer = scratch();
-  *head = static_cast<uint32_t>(encode_elias(levels, buffer.data()));
+  *head = static_cast<uint32_t>(bits);
   const size_t bytes = body_bytes(*head, levels.size(), width);
   std::memcpy(out, buffer.data(), bytes);
   return bytes;

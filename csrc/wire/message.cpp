@@ -43,20 +43,22 @@ struct Fields {
 };
 
 constexpr Fields kReserved{0, 0, 0, false, false};
+constexpr Fields kLevels{2, 16, 0, true, true, 65536, true};
+constexpr Fields kPowers{2, 6, 0, true, true, 65536, true};
 
 constexpr Fields kFields[] = {
-    {0, 0, 0, false},                     // Codec::kRaw
-    {1, 8, 1, true},                      // Codec::kQuantizer
-    {1, 1, 0, true},                      // Codec::kSign
-    {2, 2, 0, true},                      // Codec::kTernary
-    {0, 0, 0, false},                     // Codec::kNatural
-    kReserved,                            // Codec::kUniformStep
-    {0, 0, 0, false},                     // Codec::kTopK
-    kReserved,                            // Codec::kSubset
-    kReserved,                            // Codec::kSparseSign
-    {2, 16, 0, true, true, 65536, true},  // Codec::kDithering
-    {2, 6, 0, true, true, 65536, true},   // Codec::kNaturalDithering
-    {0, 0, 3, false},                     // Codec::kCast
+    {0, 0, 0, false},  // Codec::kRaw
+    {1, 8, 1, true},   // Codec::kQuantizer
+    {1, 1, 0, true},   // Codec::kSign
+    {2, 2, 0, true},   // Codec::kTernary
+    {0, 0, 0, false},  // Codec::kNatural
+    kReserved,         // Codec::kUniformStep
+    {0, 0, 0, false},  // Codec::kTopK
+    kReserved,         // Codec::kSubset
+    kReserved,         // Codec::kSparseSign
+    kLevels,           // Codec::kDithering
+    kPowers,           // Codec::kNaturalDithering
+    {0, 0, 3, false},  // Codec::kCast
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
 
