@@ -224,5 +224,29 @@ TEST_P(Tiled, HostileBytesAreRejectedOrFinite) {
     EXPECT_THROW(c->validate(good, other, dtype), WireError) << other;
 }
 
+TEST(TiledScales, AreRejectedWhereAValueWouldOverflow) {
+  const struct {
+    const char* spec;
+    float top;  // the largest legal multiple
+  } cases[] = {{"Dithering(levels=5)", 7},
+               {"NaturalDithering(levels=4)", 64},
+               {"Cast('fp8')", 448},
+               {"Cast('fp8_e5m2')", 57344}};
+  for (const auto& given : cases) {
+    const CompressorPtr c = parse_compressor(given.spec);
+    Octets bytes = encoded(*c, test::random_vector(DType::kFloat32, 100, 3), {});
+    const auto legal = [&](float scale) {
+      store<float>(bytes.data(), scale);
+      return test::error_of<WireError>([&] { c->validate(bytes, 100, DType::kFloat32); }).empty();
+    };
+    const float cap = 0x1.FFFFFp127f / given.top;
+    EXPECT_TRUE(legal(cap)) << given.spec;
+    const Vector values = decoded(*c, bytes, DType::kFloat32, 100);
+    EXPECT_TRUE(std::isfinite(test::max_abs(values.view())));
+    for (const float bad : {std::nextafter(cap, INFINITY), INFINITY, NAN, -1.0f, -0.0f, 0.0f})  // 0: with levels
+      EXPECT_FALSE(legal(bad)) << given.spec << ' ' << bad;
+  }
+}
+
 }  // namespace
 }  // namespace tsq
