@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .dithering import FAINT
 from .wire import CODECS, Codec, Encoding, Key, Section, check
 
 CAST = 11
 DTYPES = ("fp16", "bf16", "fp8", "fp8_e5m2")  # the section's variant is an index into this
 _BLOCK = 256
+FAINT = 2.0**-96
 _MAX = float.fromhex("0x1.FFFFFp127")
 
 
