@@ -37,12 +37,15 @@ from .spec import (  # noqa: E402
     AdaCGD,
     Bernoulli,
     Bidirectional,
+    Cast,
     Compressor,
     Direct,
+    Dithering,
     ErrorFeedback,
     Identity,
     Mechanism,
     Natural,
+    NaturalDithering,
     PermK,
     Quantizer,
     RandK,
@@ -58,8 +61,8 @@ from .spec import (  # noqa: E402
 )
 
 __all__ = [
-    "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bernoulli", "Bidirectional", "Compressor", "Direct", "ErrorFeedback", "Hook",
-    "Identity", "Mechanism", "Natural", "PermK", "Quantizer", "RandK", "Receiver", "Sender", "Sign", "SparseSign", "Spec", "SpecError",
-    "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "WireError", "attach", "comm_hook", "decode", "encode", "num_threads", "parse",
-    "prepare", "set_num_threads", "trim",
+    "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bernoulli", "Bidirectional", "Cast", "Compressor", "Direct", "Dithering",
+    "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering", "PermK", "Quantizer", "RandK", "Receiver", "Sender",
+    "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "WireError", "attach", "comm_hook",
+    "decode", "encode", "num_threads", "parse", "prepare", "set_num_threads", "trim",
 ]

@@ -80,6 +80,44 @@ def _always(default: Any) -> Any:
 
 
 @dataclass(frozen=True, repr=False)
+class Cast(Compressor):
+    """Each element to the nearest number of a shorter format. Biased, contractive; deterministic.
+
+    Args:
+        dtype: ``"fp16"`` (what is below 2^-25 vanishes, what is too large saturates), ``"bf16"``, ``"fp8"`` (e4m3, with an fp32 scale
+            per block of 256 elements) or ``"fp8_e5m2"`` (likewise).
+    """
+
+    dtype: str
+
+
+class _Dithered(Compressor):
+    norm: int | str
+
+    def __post_init__(self) -> None:
+        if self.norm == float("inf"):
+            object.__setattr__(self, "norm", "inf")
+        super().__post_init__()
+
+
+@dataclass(frozen=True, repr=False)
+class Dithering(_Dithered):
+    """Each element to one of the multiples of N / levels around it, at random, N a norm; unbiased (QSGD, random dithering).
+
+    The levels are sent packed or by Elias's code of the non-zero ones, whichever is shorter.
+
+    Args:
+        levels: s, 1 to 32767. Variance constant with d elements per norm: sqrt(d) / s - 1 for norm 2 and s <= sqrt(d) / 2.
+        norm: 2 or ``"inf"`` (the largest magnitude; ``float("inf")`` is taken too).
+        block: elements that share a norm, a power of two from 32 to 65536; None: all of a section.
+    """
+
+    levels: int
+    norm: int | str = 2
+    block: int | None = None
+
+
+@dataclass(frozen=True, repr=False)
 class Identity(Compressor):
     """The vector itself, in its own dtype."""
 
@@ -87,6 +125,20 @@ class Identity(Compressor):
 @dataclass(frozen=True, repr=False)
 class Natural(Compressor):
     """Each element to one of the two powers of two around it, unbiased; 9 bits per element, no scale."""
+
+
+@dataclass(frozen=True, repr=False)
+class NaturalDithering(_Dithered):
+    """Each |element| / N to one of {0, 2^(1 - levels), ..., 1/2, 1} around it, at random, N a norm; unbiased. Coded as :class:`Dithering`.
+
+    Args:
+        levels: 1 to 30.
+        norm, block: as for :class:`Dithering`.
+    """
+
+    levels: int
+    norm: int | str = 2
+    block: int | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -341,8 +393,8 @@ class Bidirectional(Mechanism):
 
 _CLASSES: dict[str, type[Spec]] = {
     c.__name__: c for c in (
-        Bernoulli, Identity, Natural, PermK, Quantizer, RandK, Sign, SparseSign, StochasticSparsifier, Ternary, TopK,
-        AdaCGD, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, LAG, MARINA, ThreePC)
+        Bernoulli, Cast, Dithering, Identity, Natural, NaturalDithering, PermK, Quantizer, RandK, Sign, SparseSign, StochasticSparsifier,
+        Ternary, TopK, AdaCGD, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, LAG, MARINA, ThreePC)
 }
 
 

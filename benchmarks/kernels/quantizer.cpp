@@ -98,6 +98,12 @@ class Bench {
                                      {"stochastic sparsifier 1 %", "StochasticSparsifier(budget=0.01)"},
                                      {"sparse sign 1 %", "SparseSign(ratio=0.01)"}})
       sparse(target, filter, name, spec);
+    for (const char* spec :
+         {"Dithering(levels=1)", "Dithering(levels=16)", "Dithering(levels=256)", "Dithering(levels=2048)",
+          "Dithering(levels=7, norm='inf', block=256)", "Dithering(levels=127, norm='inf', block=256)",
+          "NaturalDithering(levels=8)", "NaturalDithering(levels=8, norm='inf', block=256)", "Cast(dtype='fp16')",
+          "Cast(dtype='bf16')", "Cast(dtype='fp8')", "Cast(dtype='fp8_e5m2')"})
+      whole(target, filter, spec);
     force_simd_target(nullptr);
   }
 
@@ -184,6 +190,28 @@ class Bench {
       for (size_t i = 0; i < kElements; ++i) state_[i] += x_[i];
     });
     take("all_finite", [&] { benchmark::DoNotOptimize(all_finite({x_.get(), DType::kFloat32, kElements})); });
+  }
+
+  // A whole compressor by its spec, with what its payload costs.
+  void whole(const char* target, const std::string& filter, const char* spec) {
+    const CompressorPtr c = parse_compressor(spec);
+    Array<uint8_t> payload = allocate<uint8_t>(c->max_bytes(kElements, DType::kFloat32));
+    const MutableBytes out(payload.get(), c->max_bytes(kElements, DType::kFloat32));
+    const View x{x_.get(), DType::kFloat32, kElements}, state{state_.get(), DType::kFloat32, kElements};
+    std::memset(state_.get(), 0, kElements * sizeof(float));
+    size_t bytes = 0;
+    const auto take = [&](const char* what, const std::function<void()>& run) {
+      const std::string name = std::string(spec) + ", " + what;
+      if (name.find(filter) != std::string::npos) measure(target, name, run);
+    };
+    take("residual", [&] { c->as_contractive()->encode_residual(x, state, {}, out); });
+    take("plain", [&] { bytes = c->encode(x, {}, out).bytes; });
+    bytes = c->encode(x, {}, out).bytes;
+    const Bytes sent = out.first(bytes);
+    take("validate", [&] { c->validate(sent, kElements, DType::kFloat32); });
+    take("decode_mean of 1", [&] { c->decode_mean({&sent, 1}, state); });
+    if (std::string(spec).find(filter) != std::string::npos)
+      std::printf("       %-38s %.3f bits/element\n", spec, 8.0 * double(bytes) / double(kElements));
   }
 
   // The whole compressor: selection, index coding, state.

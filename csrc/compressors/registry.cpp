@@ -1,8 +1,12 @@
 #include "compressors/registry.h"
 
+#include <algorithm>
+#include <iterator>
 #include <map>
 
 #include "common/error.h"
+#include "compressors/cast.h"
+#include "compressors/dithering.h"
 #include "compressors/identity.h"
 #include "compressors/natural.h"
 #include "compressors/nothing.h"
@@ -10,6 +14,7 @@
 #include "compressors/registry_sparse.h"
 #include "compressors/sign.h"
 #include "compressors/ternary.h"
+#include "wire/levels.h"
 
 namespace tsq {
 
@@ -52,13 +57,45 @@ CompressorPtr make_with_block(std::string_view text, const Value& call) {
   return build<Codec>(text, call, block);
 }
 
+CompressorPtr make_cast(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"dtype"});
+  const std::vector<std::string> names(std::begin(kCastNames), std::end(kCastNames));
+  const auto dtype = arguments.choice("dtype", names);
+  if (!dtype) throw_spec(text, call.column, "Cast: dtype: expected 'fp16', 'bf16', 'fp8' or 'fp8_e5m2', got none");
+  arguments.finish();
+  return std::make_shared<Cast>(static_cast<CastTo>(std::find(names.begin(), names.end(), *dtype) - names.begin()));
+}
+
+template <class Codec>
+CompressorPtr make_dithering(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"levels", "norm", "block"});
+  DitheringConfig config;
+  const auto levels = arguments.optional_integer("levels", 1, Codec::kMaxLevels);
+  if (!levels)
+    throw_spec(text, call.column,
+               concat(call.text, ": levels: expected an integer from 1 to ", Codec::kMaxLevels, ", got none"));
+  config.levels = static_cast<int>(*levels);
+  if (const Value* norm = arguments.any("norm")) {
+    const bool two = (norm->kind == Value::Kind::kInt || norm->kind == Value::Kind::kFloat) && norm->number == 2;
+    if (!two && !(norm->kind == Value::Kind::kString && norm->text == "inf"))
+      arguments.fail(*norm, "norm", "2 or 'inf'");
+    config.norm = two ? Norm::kTwo : Norm::kMax;
+  }
+  config.block = static_cast<uint32_t>(arguments.optional_integer("block", 32, 65536).value_or(0));
+  arguments.finish();
+  return build<Codec>(text, call, config);
+}
+
 using Factory = CompressorPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
   static const std::map<std::string, Factory, std::less<>> table = {
       {"Bernoulli", make_bernoulli},
+      {"Cast", make_cast},
+      {"Dithering", make_dithering<Dithering>},
       {"Identity", make_plain<Identity>},
       {"Natural", make_plain<Natural>},
+      {"NaturalDithering", make_dithering<NaturalDithering>},
       {"PermK", make_permk},
       {"Quantizer", make_quantizer},
       {"RandK", make_randk},
@@ -100,6 +137,15 @@ CompressorPtr quantizer_for(const wire::Format& format) {
   return std::make_shared<Quantizer>(config);
 }
 
+/// The largest number of levels with codes of the format's width: it reads those of all others too.
+template <class Codec>
+CompressorPtr dithering_for(const wire::Format& format) {
+  DitheringConfig config;
+  config.levels = std::min(Codec::kMaxLevels, wire::top_level(format.bits));
+  config.block = format.block;
+  return std::make_shared<Codec>(config);
+}
+
 }  // namespace
 
 CompressorPtr decoder_for(const wire::Format& format) {
@@ -120,10 +166,13 @@ CompressorPtr decoder_for(const wire::Format& format) {
     case wire::Codec::kSubset:
     case wire::Codec::kSparseSign:
       return sparse_decoder_for(format);
-    case wire::Codec::kUniformStep:
     case wire::Codec::kDithering:
+      return dithering_for<Dithering>(format);
     case wire::Codec::kNaturalDithering:
+      return dithering_for<NaturalDithering>(format);
     case wire::Codec::kCast:
+      return std::make_shared<Cast>(static_cast<CastTo>(format.variant));
+    case wire::Codec::kUniformStep:
       break;  // wire::parse lets none of them through
   }
   throw_wire("codec", "a known number", int(format.codec));

@@ -45,9 +45,13 @@ struct Fields {
   bool has_block;
   bool exists = true;
   bool has_values = false;  ///< the variant's lowest bits are a ValueCoding, and bits and block belong to it
+  uint32_t max_block = 4096;
+  bool block_optional = false;  ///< 0 is legal too
 };
 
 constexpr Fields kReserved{0, 0, 0, false, false};
+constexpr Fields kLevels{2, 16, 0, true, true, false, 65536, true};
+constexpr Fields kPowers{2, 6, 0, true, true, false, 65536, true};
 
 constexpr Fields kFields[] = {
     {0, 0, 0, false},                                      // Codec::kRaw
@@ -59,9 +63,9 @@ constexpr Fields kFields[] = {
     {0, 0, kFittedValues, false, true, true},              // Codec::kTopK
     {0, 0, kPermuted | kFittedValues, false, true, true},  // Codec::kSubset
     {0, 0, 0, false},                                      // Codec::kSparseSign
-    kReserved,                                             // Codec::kDithering
-    kReserved,                                             // Codec::kNaturalDithering
-    kReserved,                                             // Codec::kCast
+    kLevels,                                               // Codec::kDithering
+    kPowers,                                               // Codec::kNaturalDithering
+    {0, 0, 3, false},                                      // Codec::kCast
     {0, 0, 0, false},                                      // Codec::kNothing
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
@@ -78,8 +82,10 @@ Section read_section(const uint8_t* p) {
   if (p[2] < fields.min_bits || p[2] > fields.max_bits)
     throw_wire("bits", concat(int{fields.min_bits}, " to ", int{fields.max_bits}), int{p[2]});
   if (p[3] > fields.max_variant) throw_wire("variant", concat("0 to ", int{fields.max_variant}), int{p[3]});
-  if (fields.has_block && (block < 32 || block > 4096 || !std::has_single_bit(block)))
-    throw_wire("block", "a power of two from 32 to 4096", block);
+  const bool none = fields.block_optional && block == 0;
+  if (fields.has_block && !none && (block < 32 || block > fields.max_block || !std::has_single_bit(block)))
+    throw_wire("block", concat(fields.block_optional ? "0 or " : "", "a power of two from 32 to ", fields.max_block),
+               block);
   if (!fields.has_block && block != 0) throw_wire("block", 0, block);
   Section section;
   section.format = {static_cast<Codec>(p[0]), p[2], p[3], block};

@@ -11,7 +11,10 @@ import torch_smoothquant as tsq
 from torch_smoothquant import reference
 
 NUMELS = (0, 1, 31, 32, 33, 255, 256, 257, 4097)
-SPECS = [tsq.Sign(), tsq.Sign(32), tsq.Sign(1024), tsq.Ternary(), tsq.Ternary(32), tsq.Ternary(1024), tsq.Natural()]
+CASTS = [tsq.Cast("fp16"), tsq.Cast("bf16"), tsq.Cast("fp8"), tsq.Cast("fp8_e5m2")]
+DITHERED = [tsq.Dithering(1), tsq.Dithering(4), tsq.Dithering(100, "inf", 32), tsq.Dithering(7, block=512), tsq.Dithering(32767, "inf"),
+            tsq.NaturalDithering(1), tsq.NaturalDithering(8), tsq.NaturalDithering(5, "inf", 64), tsq.NaturalDithering(30, block=256)]
+SPECS = [tsq.Sign(), tsq.Sign(32), tsq.Sign(1024), tsq.Ternary(), tsq.Ternary(32), tsq.Ternary(1024), tsq.Natural(), *CASTS, *DITHERED]
 
 
 def gaussian(numel: int, seed: int, dtype: torch.dtype) -> torch.Tensor:
@@ -99,3 +102,69 @@ def test_natural_sends_the_powers_of_two_around_and_has_its_class():
 def test_natural_marks_what_reaches_2_to_the_127():
     for value, marked in ((2.0**127, True), (-(2.0**127), True), (2.0**127 * (1 - 2.0**-24), False)):
         assert bool(tsq.decode(tsq.encode(tsq.Natural(), torch.tensor([1.0, value]))).isnan().any()) == marked
+
+
+@pytest.mark.parametrize("mechanism", [tsq.Direct, tsq.ErrorFeedback])
+@pytest.mark.parametrize("spec", DITHERED + CASTS, ids=repr)
+def test_all_ranks_read_the_mean_of_what_was_sent(spec, mechanism):
+    numel, ranks = 70_000, 3  # more than a segment of levels
+    senders = [tsq.Sender(mechanism(spec), numel, rank, ranks, seed=4) for rank in range(ranks)]
+    messages = [sender.send(gaussian(numel, sender.rank, torch.float32)) for sender in senders]
+    got = tsq.Receiver(mechanism(spec), numel, ranks, seed=4).receive(messages)
+    values = [reference.decode(message) for message in messages]
+    assert torch.equal(got, (values[0] + values[1] + values[2]) / torch.full((numel,), 3.0))
+    assert not torch.equal(*messages[:2])
+
+
+@pytest.mark.parametrize("spec", DITHERED, ids=repr)
+def test_dithering_inside_error_feedback_is_the_shrunk_reference(spec):
+    x = gaussian(3000, 1, torch.float32)
+    message = tsq.Sender(tsq.ErrorFeedback(spec), 3000, 0, 1, seed=9).send(x)
+    codec = reference.dithering.DITHERING if isinstance(spec, tsq.Dithering) else reference.dithering.NATURAL_DITHERING
+    payload = reference.dithering.quantize(codec, x, reference.philox_key(9, 0, 0), spec.levels, spec.norm, spec.block, contractive=True)
+    assert torch.equal(message[56:], payload)
+
+
+def test_dithering_sends_multiples_of_the_norm_and_has_its_class():
+    x = torch.tensor([3.0, 0.0, -4.0])
+    sent = torch.stack([tsq.decode(tsq.encode(tsq.Dithering(2), x, step=s)) for s in range(4000)])
+    assert [set(column.tolist()) for column in sent.T] == [{2.5, 5.0}, {0.0}, {-2.5, -5.0}]
+    torch.testing.assert_close(sent.mean(0), x, rtol=0, atol=0.1)
+    assert tsq.Dithering(4).omega(65536) == 63 and tsq.Dithering(4).alpha(65536) == 1 / 64
+    assert tsq.Dithering(1, "inf", 256).omega(1000) == 7.5 and tsq.Dithering(1, float("inf")) == tsq.Dithering(1, "inf")
+
+
+def test_natural_dithering_sends_powers_of_two_of_the_norm_and_has_its_class():
+    x = torch.tensor([4.0, 0.1, -0.75, 0.0])
+    sent = torch.stack([tsq.decode(tsq.encode(tsq.NaturalDithering(3, "inf"), x, step=s)) for s in range(4000)])
+    assert [set(column.tolist()) for column in sent.T] == [{4.0}, {0.0, 1.0}, {-1.0, 0.0}, {0.0}]
+    torch.testing.assert_close(sent.mean(0), x, rtol=0, atol=0.05)
+    assert tsq.NaturalDithering(9).omega(65536) == 1.125 and tsq.NaturalDithering(9).alpha(65536) == pytest.approx(1 / 2.125)
+
+
+def test_dithering_takes_the_shorter_form():
+    x = torch.randn(4096, generator=torch.Generator().manual_seed(3))
+    for levels in (1, 10, 100, 1000, 30000):
+        message = tsq.encode(tsq.Dithering(levels), x)
+        codes = reference.levels.decode(message[60:], 4096, reference.levels.width_of(levels))
+        elias, packed = -(-len(reference.levels.elias(codes)) // 8), reference.levels.packed_bytes(4096, reference.levels.width_of(levels))
+        assert message.numel() == 64 + min(elias, packed)
+        assert 8 * min(elias, packed) >= reference.levels.entropy_bits(codes)
+
+
+def test_casts_are_the_nearest_numbers_and_have_their_class():
+    x = gaussian(5000, 4, torch.float32)
+    assert torch.equal(tsq.decode(tsq.encode(tsq.Cast("fp16"), x)), x.half().float())
+    assert torch.equal(tsq.decode(tsq.encode(tsq.Cast("bf16"), x)), x.bfloat16().float())
+    for dtype, eight, lost in (("fp8", torch.float8_e4m3fn, 2.0**-8), ("fp8_e5m2", torch.float8_e5m2, 2.0**-6)):
+        scales = torch.cat([part.abs().amax().repeat(part.numel()) for part in x.split(256)]) / torch.finfo(eight).max
+        sent = tsq.decode(tsq.encode(tsq.Cast(dtype), x))
+        torch.testing.assert_close(sent, (x / scales).to(eight).float() * scales, rtol=2 * lost**0.5, atol=0)
+        assert ((sent == (x / scales).to(eight).float() * scales).float().mean()) > 0.5  # scales to rounding
+        assert (sent - x).square().sum() <= lost * x.square().sum()
+        assert tsq.Cast(dtype).omega(10) is None and 1 - tsq.Cast(dtype).alpha(10) == pytest.approx(lost, rel=1e-2)
+
+
+def test_half_saturates():
+    x = torch.tensor([1e5, -1e38, 2.0**-26, 3 * 2.0**-26])
+    assert tsq.decode(tsq.encode(tsq.Cast("fp16"), x)).tolist() == [65504.0, -65504.0, 0.0, 2.0**-24]

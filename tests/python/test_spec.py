@@ -22,7 +22,10 @@ COMPRESSORS = [tsq.Identity(), tsq.Natural(), *QUANTIZERS, *map(tsq.Sign, (32, 2
                tsq.TopK(0.5), tsq.TopK(k=2, value_dtype="fp16"), tsq.RandK(0.25, shared=True),
                tsq.RandK(k=3, value_dtype=tsq.Quantizer(3, 64)),
                tsq.PermK(), tsq.PermK(tsq.Quantizer(8)), tsq.Bernoulli(0.1, "bf16"), tsq.StochasticSparsifier(5),
-               tsq.StochasticSparsifier(0.5, tsq.Quantizer(2)), tsq.SparseSign(0.01), tsq.SparseSign(k=9)]
+               tsq.StochasticSparsifier(0.5, tsq.Quantizer(2)), tsq.SparseSign(0.01), tsq.SparseSign(k=9),
+               *map(tsq.Cast, ("fp16", "bf16", "fp8", "fp8_e5m2")),
+               *(cls(levels, norm, block) for cls, levels, norm, block in itertools.product(
+                   (tsq.Dithering, tsq.NaturalDithering), (1, 30), (2, "inf"), (None, 32, 65536)))]
 SPECS = [*COMPRESSORS, *map(tsq.Direct, COMPRESSORS), *map(tsq.ErrorFeedback, COMPRESSORS)]
 
 
@@ -49,6 +52,9 @@ def test_repr_shows_bits_always_and_other_defaults_never():
     ('Quantizer(rounding="nearest", bits=+2)', tsq.Quantizer(2, rounding="nearest")),
     ("Quantizer(levels=None, rounding=None)", tsq.Quantizer()),
     ("Direct(compressor=Identity())", tsq.Direct(tsq.Identity())),
+    ("Dithering(3, norm=2.0, block=None)", tsq.Dithering(3)),
+    ('NaturalDithering(3, "inf")', tsq.NaturalDithering(3, float("inf"))),
+    ("Cast('bf16')", tsq.Cast("bf16")),
     ("ErrorFeedback(Quantizer(8))", tsq.ErrorFeedback(tsq.Quantizer(8))),
 ])
 def test_other_spellings(text, spec):
@@ -88,6 +94,15 @@ def test_other_spellings(text, spec):
     ("Quantizer(4, bits=4)", 19, "given twice"),
     ("Quantizer(4, 256, None, None, 1)", 31, "at most 4"),
     ("Quantizer(width=4)", 17, "no argument 'width'"),
+    ("Dithering()", 1, "levels: expected an integer from 1 to 32767, got none"),
+    ("Dithering(0)", 11, "levels: expected an integer from 1 to 32767"),
+    ("Dithering(4, 3)", 14, "norm: expected 2 or 'inf', got 3"),
+    ("Dithering(4, 'max')", 14, "norm: expected 2 or 'inf', got 'max'"),
+    ("Dithering(4, None)", 14, "norm: expected 2 or 'inf', got None"),
+    ("Dithering(4, block=48)", 1, "a power of two from 32 to 65536"),
+    ("Dithering(4, block=131072)", 20, "from 32 to 65536"),
+    ("NaturalDithering(levels=31)", 25, "1 to 30"),
+    ("Cast('int8')", 6, "'fp16' or 'bf16' or 'fp8' or 'fp8_e5m2'"),
     ("Nothing(bits=4)", 1, "Nothing"),
     ("ErrorFeedback()", 1, "'compressor'"),
     ("ErrorFeedback(4)", 15, "compressor"),
@@ -160,6 +175,9 @@ COUNTED = (tsq.RandK, tsq.SparseSign, tsq.TopK)  # ratio or k: one of the two is
 SAMPLES: dict[type[tsq.Spec], tsq.Spec] = {
     tsq.TopK: tsq.TopK(k=3),
     tsq.RandK: tsq.RandK(k=3),
+    tsq.Cast: tsq.Cast("fp8"),
+    tsq.Dithering: tsq.Dithering(3),
+    tsq.NaturalDithering: tsq.NaturalDithering(3),
     tsq.SparseSign: tsq.SparseSign(k=3),
     tsq.Bernoulli: tsq.Bernoulli(1.0),
     tsq.StochasticSparsifier: tsq.StochasticSparsifier(1.0),

@@ -38,8 +38,7 @@ TEST(CompressorRegistry, ErrorsNameArgumentAndColumn) {
     const char* says;
   } cases[] = {
       {"Nope()", 1,
-       "unknown compressor 'Nope'; known: Bernoulli, Identity, Natural, PermK, Quantizer, RandK, Sign, SparseSign, "
-       "StochasticSparsifier, Ternary, TopK"},
+       "unknown compressor 'Nope'; known: Bernoulli, Cast, Dithering, Identity"},
       {"4", 1, "unknown compressor"},
       {"Quantizer(bits=9)", 16, "bits: expected an integer from 1 to 8, got 9"},
       {"Quantizer(4.0)", 11, "bits: expected an integer from 1 to 8, got 4.0"},
@@ -51,6 +50,13 @@ TEST(CompressorRegistry, ErrorsNameArgumentAndColumn) {
       {"Quantizer(foo=3)", 15, "no argument 'foo'"},
       {"Quantizer(levels='fitt')", 18, "levels: expected None or 'unbiased' or 'fit', got 'fitt'"},
       {"Quantizer(levels='fit', rounding='stochastic')", 1, "with levels='fit', got 'stochastic'"},
+      {"Dithering()", 1, "levels: expected an integer from 1 to 32767, got none"},
+      {"Dithering(32768)", 11, "levels: expected an integer from 1 to 32767, got 32768"},
+      {"Dithering(4, 1)", 14, "norm: expected 2 or 'inf', got 1"},
+      {"Dithering(4, block=100)", 1, "block: expected None or a power of two from 32 to 65536, got 100"},
+      {"NaturalDithering(31)", 18, "levels: expected an integer from 1 to 30, got 31"},
+      {"Cast('fp32')", 6, "dtype: expected None or 'fp16'"},
+      {"Cast()", 1, "dtype: expected 'fp16'"},
       {"Identity(1)", 10, "at most 0 arguments"},
   };
   for (const auto& c : cases) {
