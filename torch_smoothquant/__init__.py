@@ -41,10 +41,11 @@ from .spec import (  # noqa: E402
     SpecError,
     Ternary,
     TopK,
+    UniformStep,
     parse,
 )
 
 __all__ = [
     "Compressor", "Direct", "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "Quantizer", "Receiver", "Sender", "Sign", "Spec",
-    "SpecError", "Ternary", "TopK", "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
+    "SpecError", "Ternary", "TopK", "UniformStep", "WireError", "attach", "comm_hook", "decode", "encode", "parse", "prepare",
 ]

@@ -1,5 +1,6 @@
 #include "compressors/registry.h"
 
+#include <limits>
 #include <map>
 
 #include "common/error.h"
@@ -9,6 +10,7 @@
 #include "compressors/sign.h"
 #include "compressors/ternary.h"
 #include "compressors/topk.h"
+#include "compressors/uniform_step.h"
 
 namespace tsq {
 
@@ -60,12 +62,24 @@ CompressorPtr make_topk(std::string_view text, const Value& call) {
   return build<TopK>(text, call, config);
 }
 
+CompressorPtr make_uniform_step(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"bits", "step", "rounding"});
+  UniformStep::Config config;
+  config.bits = arguments.positive("bits", 12);
+  config.step = arguments.positive("step", std::numeric_limits<double>::max());
+  if (const auto rounding = arguments.choice("rounding", {"stochastic", "nearest"}))
+    config.stochastic = *rounding == "stochastic";
+  arguments.finish();
+  return build<UniformStep>(text, call, config);
+}
+
 using Factory = CompressorPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
   static const std::map<std::string, Factory, std::less<>> table = {
       {"Identity", make_plain<Identity>}, {"Natural", make_plain<Natural>},      {"Quantizer", make_quantizer},
       {"Sign", make_with_block<Sign>},    {"Ternary", make_with_block<Ternary>}, {"TopK", make_topk},
+      {"UniformStep", make_uniform_step},
   };
   return table;
 }
@@ -116,6 +130,7 @@ CompressorPtr decoder_for(const wire::Format& format) {
     case wire::Codec::kTopK:
       return std::make_shared<TopK>(TopK::Config{.ratio = 1.0, .k = {}});
     case wire::Codec::kUniformStep:
+      return std::make_shared<UniformStep>(UniformStep::Config{.bits = 1.0, .step = {}, .stochastic = {}});
     case wire::Codec::kSubset:
     case wire::Codec::kSparseSign:
     case wire::Codec::kDithering:

@@ -48,7 +48,7 @@ constexpr Fields kFields[] = {
     {1, 1, 0, true},   // Codec::kSign
     {2, 2, 0, true},   // Codec::kTernary
     {0, 0, 0, false},  // Codec::kNatural
-    kReserved,         // Codec::kUniformStep
+    {0, 0, 0, false},  // Codec::kUniformStep
     {0, 0, 0, false},  // Codec::kTopK
     kReserved,         // Codec::kSubset
     kReserved,         // Codec::kSparseSign

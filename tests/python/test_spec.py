@@ -18,7 +18,8 @@ LEGAL_CHOICES = [(levels, rounding) for levels in (None, "unbiased", "fit") for 
                  if (levels, rounding) != ("fit", "stochastic")]
 QUANTIZERS = [tsq.Quantizer(bits, block, levels, rounding)
               for bits, block, (levels, rounding) in itertools.product((1, 2, 4, 8), (32, 256, 4096), LEGAL_CHOICES)]
-COMPRESSORS = [tsq.Identity(), tsq.Natural(), *QUANTIZERS, *map(tsq.Sign, (32, 256, 4096)), *map(tsq.Ternary, (32, 256, 4096))]
+UNIFORM = [tsq.UniformStep(0.5), tsq.UniformStep(step=1e-3, rounding="nearest")]
+COMPRESSORS = [tsq.Identity(), tsq.Natural(), *UNIFORM, *QUANTIZERS, *map(tsq.Sign, (32, 256, 4096)), *map(tsq.Ternary, (32, 256, 4096))]
 SPECS = [*COMPRESSORS, *map(tsq.Direct, COMPRESSORS), *map(tsq.ErrorFeedback, COMPRESSORS)]
 
 
@@ -152,7 +153,9 @@ def test_frozen_equal_hashable_copyable():
 
 
 def sample(cls: type[tsq.Spec]) -> tsq.Spec:
-    return cls(tsq.Quantizer(3)) if issubclass(cls, tsq.Mechanism) else cls(k=3) if cls is tsq.TopK else cls()
+    if issubclass(cls, tsq.Mechanism):
+        return cls(tsq.Quantizer(3))
+    return cls(k=3) if cls is tsq.TopK else cls(step=3) if cls is tsq.UniformStep else cls()
 
 
 def refusal(text: str) -> str:
@@ -174,7 +177,7 @@ def test_fields_are_the_arguments_of_the_parser(cls):
         rest = ", ".join(f"{f.name}={v}" for i, (f, v) in enumerate(zip(fields, values, strict=True)) if i != skipped)
         if field.default is dataclasses.MISSING:
             assert field.name in refusal(f"{cls.__name__}({rest})")
-        elif cls is tsq.TopK and field.name == "k":  # one of the two is required
+        elif (cls, field.name) in ((tsq.TopK, "k"), (tsq.UniformStep, "step")):  # one of the two is required
             assert "got none" in refusal(f"{cls.__name__}({rest})")
         else:
             assert _C.canonical(f"{cls.__name__}({rest})") == repr(dataclasses.replace(object_, **{field.name: field.default}))
