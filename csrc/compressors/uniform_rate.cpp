@@ -146,7 +146,7 @@ uint64_t predicted_bits(const kernels::UniformGrid& grid, const Sample& sample, 
   for (const Sample::Part& part : sample.parts) {
     const ConstView values{sample.values.data() + part.begin, DType::kFloat32, part.numel};
     kernels::quantize_uniform(grid, kernels::Form::kPlain, values, nullptr, 0, codes);
-    bits += segment_bits(kernels::count_uniform(codes), codes.nonzeros, part.numel, part.of);
+    bits += segment_bits(kernels::scalar::count_uniform(codes), codes.nonzeros, part.numel, part.of);
   }
   return bits;
 }

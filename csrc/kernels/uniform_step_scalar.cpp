@@ -3,8 +3,8 @@
 #include <cstring>
 #include <type_traits>
 
-#include "common/bytes.h"
 #include "kernels/cpu/block.h"
+#include "kernels/cpu/rans.h"
 #include "kernels/scalar.h"
 #include "kernels/uniform_step.h"
 
@@ -87,51 +87,6 @@ bool quantize_typed(const UniformGrid& grid, Form form, const X* x, S* state, si
   return true;
 }
 
-/// States and words while encoding, last symbol first.
-struct Encoder {
-  uint32_t* states;
-  uint16_t* next;
-
-  void put(size_t lane, uint32_t symbol, const RansTable& table) {
-    const uint32_t f = table.frequency[symbol];
-    uint32_t& x = states[lane];
-    if (x > (f << 20) - 1) {  // f = 4096: never
-      *--next = static_cast<uint16_t>(x);
-      x >>= 16;
-    }
-    x = (x / f << 12) + x % f + table.start[symbol];
-  }
-};
-
-/// The symbol of each of the 4096 slots.
-struct Slots {
-  uint8_t symbol[4096];
-
-  explicit Slots(const RansTable& table) {
-    for (size_t s = 0; s < 16; ++s) std::memset(symbol + table.start[s], static_cast<int>(s), table.frequency[s]);
-  }
-};
-
-struct Decoder {
-  uint32_t* states;
-  const uint8_t* next;
-  const uint8_t* end;
-  bool missing = false;
-
-  uint32_t get(size_t lane, const RansTable& table, const Slots& slots) {
-    uint32_t& x = states[lane];
-    const uint32_t slot = x & 4095u, symbol = slots.symbol[slot];
-    x = table.frequency[symbol] * (x >> 12) + slot - table.start[symbol];
-    if (x < kRansLow) {
-      missing = missing || end - next < 2;
-      if (missing) return symbol;
-      x = x << 16 | tsq::load<uint16_t>(next);
-      next += 2;
-    }
-    return symbol;
-  }
-};
-
 }  // namespace
 
 bool quantize_uniform(const UniformGrid& grid, Form form, ConstView x, void* state, uint64_t offset,
@@ -142,17 +97,29 @@ bool quantize_uniform(const UniformGrid& grid, Form form, ConstView x, void* sta
   });
 }
 
+// Bytes rather than symbols, in four tables: increments of one number wait for each other.
 UniformCounts count_uniform(const UniformCodes& codes) {
   UniformCounts counts{};
-  for (size_t i = 0; i < codes.groups(); ++i) ++counts.flags[codes.flags[i / 2] >> (4 * (i % 2)) & 15];
-  for (size_t i = 0; i < codes.nonzeros; ++i) ++counts.magnitudes[codes.magnitudes[i]];
+  uint32_t bytes[4][256] = {};
+  const size_t pairs = codes.groups() / 2;
+  for (size_t i = 0; i < pairs; ++i) ++bytes[i % 4][codes.flags[i]];
+  if (codes.groups() % 2 != 0) ++counts.flags[codes.flags[pairs] & 15];
+  for (size_t byte = 0; byte < 256; ++byte) {
+    const uint32_t count = bytes[0][byte] + bytes[1][byte] + bytes[2][byte] + bytes[3][byte];
+    counts.flags[byte & 15] += count;
+    counts.flags[byte >> 4] += count;
+  }
+  uint32_t magnitudes[4][16] = {};
+  for (size_t i = 0; i < codes.nonzeros; ++i) ++magnitudes[i % 4][codes.magnitudes[i]];
+  for (size_t s = 0; s < 16; ++s)
+    counts.magnitudes[s] = magnitudes[0][s] + magnitudes[1][s] + magnitudes[2][s] + magnitudes[3][s];
   return counts;
 }
 
 uint16_t* encode_rans(const UniformCodes& codes, const RansTable& flags, const RansTable& magnitudes, uint32_t* states,
                       uint16_t* end) {
   const size_t lanes = rans_lanes(codes.numel);
-  Encoder encoder{states, end};
+  RansEncoder encoder{states, end};
   for (size_t i = codes.nonzeros; i-- > 0;) encoder.put(i % lanes, codes.magnitudes[i], magnitudes);
   for (size_t i = codes.groups(); i-- > 0;) encoder.put(i % lanes, codes.flags[i / 2] >> (4 * (i % 2)) & 15u, flags);
   return encoder.next;
@@ -161,18 +128,18 @@ uint16_t* encode_rans(const UniformCodes& codes, const RansTable& flags, const R
 const uint8_t* decode_rans(const RansTable& flags, const RansTable& magnitudes, uint32_t* states, const uint8_t* in,
                            const uint8_t* end, UniformCodes& codes) {
   const size_t lanes = rans_lanes(codes.numel);
-  Decoder decoder{states, in, end};
-  const Slots flag_slots(flags), magnitude_slots(magnitudes);
+  RansDecoder decoder{states, in, end};
+  const RansSlots flag_slots(flags), magnitude_slots(magnitudes);
   std::memset(codes.flags, 0, (codes.numel + 7) / 8 + 8);
   codes.nonzeros = 0;
   for (size_t i = 0; i < codes.groups(); ++i) {
-    const uint32_t symbol = decoder.get(i % lanes, flags, flag_slots);
+    const uint32_t symbol = decoder.get(i % lanes, flag_slots);
     codes.flags[i / 2] |= static_cast<uint8_t>(symbol << (4 * (i % 2)));
     codes.nonzeros += static_cast<size_t>(std::popcount(symbol));
   }
   codes.nonzeros = std::min(codes.nonzeros, codes.numel);  // hostile flags behind the last element
   for (size_t i = 0; i < codes.nonzeros && !decoder.missing; ++i)
-    codes.magnitudes[i] = static_cast<uint8_t>(decoder.get(i % lanes, magnitudes, magnitude_slots));
+    codes.magnitudes[i] = static_cast<uint8_t>(decoder.get(i % lanes, magnitude_slots));
   return decoder.missing ? nullptr : decoder.next;
 }
 
