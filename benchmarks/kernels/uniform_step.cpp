@@ -74,10 +74,12 @@ void report(const char* name, const Floats& x, double bits) {
   std::fill(acc.begin(), acc.end(), 0.0f);
   c.decode_add({out.data(), bytes}, DType::kFloat32, 1.0, {acc.data(), DType::kFloat32, n});
   const double scale = 1e9 / static_cast<double>(n);
-  std::printf("%-8s %9zu elements, %.1f bits: got %.4f, %.4f of the entropy; ns/element: encode %.3f, decode_add %.3f, memcpy %.3f\n",
-              name, n, bits, 8.0 * static_cast<double>(bytes) / static_cast<double>(n),
-              8.0 * static_cast<double>(bytes) / order0_bits(acc, load<float>(out.data())), scale * encode.get(),
-              scale * decode.get(), scale * copying.get());
+  std::printf(
+      "%-8s %9zu elements, %.1f bits: got %.4f, %.4f of the entropy; ns/element: encode %.3f, decode_add %.3f, memcpy "
+      "%.3f\n",
+      name, n, bits, 8.0 * static_cast<double>(bytes) / static_cast<double>(n),
+      8.0 * static_cast<double>(bytes) / order0_bits(acc, load<float>(out.data())), scale * encode.get(),
+      scale * decode.get(), scale * copying.get());
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <array>
 #include <bit>
 #include <memory>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "common/convert.h"
@@ -18,7 +20,9 @@ constexpr size_t kChunk = 64;        // neighbours that are sampled together
 constexpr size_t kMinChunks = 512;   // all of a vector that has fewer
 constexpr size_t kSampledPart = 32;  // of a long vector, one in so many besides
 constexpr uint32_t kInf = 0x7F800000u;
-constexpr uint32_t kStride = 1u << 17;  // of candidates' bit patterns: 64 an octave
+constexpr uint32_t kStride = 1u << 19;  // of candidates' bit patterns: 16 an octave
+constexpr uint32_t kParts = 16;         // a stride is interpolated in so many
+constexpr size_t kRough = 8;            // of the sample, one in so many for a first guess
 constexpr uint32_t kOctaves = 14;       // from the largest magnitude down to the smallest candidate
 
 /// log2 of 1 + i / 256 in units of 2^-16, rounded down, by squaring.
@@ -134,22 +138,80 @@ uint32_t largest_magnitude(kernels::Form form, ConstView x, const void* state) {
   });
 }
 
-/// The largest candidate: 3/2 of the largest magnitude, which is then still sent, or 16 times it.
+/// The largest candidate: 7/4 of the largest magnitude, which is then still sent, or 16 times it.
 uint32_t largest_step(uint32_t largest, bool stochastic) {
-  const float step = std::bit_cast<float>(largest) * (stochastic ? 16.0f : 1.5f);
+  const float step = std::bit_cast<float>(largest) * (stochastic ? 16.0f : 1.75f);
   return std::bit_cast<uint32_t>(std::min(step, kMaxUniformStep));
 }
 
-/// Predicted length at this step, in units of 2^-16 bits.
-uint64_t predicted_bits(const kernels::UniformGrid& grid, const Sample& sample, kernels::UniformCodes& codes) {
-  uint64_t bits = uint64_t{32} << 16;
-  for (const Sample::Part& part : sample.parts) {
-    const ConstView values{sample.values.data() + part.begin, DType::kFloat32, part.numel};
-    kernels::quantize_uniform(grid, kernels::Form::kPlain, values, nullptr, 0, codes);
-    bits += segment_bits(kernels::scalar::count_uniform(codes), codes.nonzeros, part.numel, part.of);
+/// Searches the candidates; each trial costs a pass over the sample.
+class Search {
+ public:
+  Search(const kernels::UniformGrid& grid, const Sample& sample, uint32_t top, double wanted)
+      : grid_(grid), sample_(sample), top_(top), wanted_(wanted) {}
+
+  /// The step between the candidates 0 and `count` - 1 at which the prediction meets what is wanted.
+  float run(uint32_t count) {
+    const auto [guess, none] = narrow(0, count, kRough);
+    static_cast<void>(none);
+    // From the guess on with doubled strides, until candidates that fit and do not are known.
+    uint32_t fits = guess, above = guess + 1;
+    if (guess == 0 || trial(guess, 1) <= wanted_) {
+      for (uint32_t stride = 1; above < count && trial(above, 1) <= wanted_; stride *= 2) {
+        fits = above;
+        above = std::min(count, above + 2 * stride);
+      }
+    } else {
+      above = guess;
+      fits = guess - 1;
+      for (uint32_t stride = 1; fits > 0 && trial(fits, 1) > wanted_; stride *= 2) {
+        above = fits;
+        fits -= std::min(fits, 2 * stride);
+      }
+    }
+    std::tie(fits, above) = narrow(fits, above, 1);
+    uint32_t part = 0;
+    if (above < count && trial(fits, 1) <= wanted_) {
+      const double low = trial(fits, 1), high = trial(above, 1);
+      part = static_cast<uint32_t>((wanted_ - low) * kParts / (high - low));
+    }
+    return std::bit_cast<float>(top_ - fits * kStride - std::min(part, kParts - 1) * (kStride / kParts));
   }
-  return bits;
-}
+
+ private:
+  std::pair<uint32_t, uint32_t> narrow(uint32_t fits, uint32_t above, size_t rough) {
+    while (above - fits > 1) {
+      const uint32_t middle = (fits + above) / 2;
+      (trial(middle, rough) <= wanted_ ? fits : above) = middle;
+    }
+    return {fits, above};
+  }
+
+  /// Predicted length in units of 2^-16 bits, from the first 1 / rough of each part of the sample.
+  double trial(uint32_t candidate, size_t rough) {
+    if (rough == 1)
+      for (const auto& [known, bits] : known_)
+        if (known == candidate) return bits;
+    grid_.step = std::bit_cast<float>(top_ - candidate * kStride);
+    grid_.inverse = 1.0f / grid_.step;
+    thread_local const auto codes = std::make_unique<kernels::UniformCodes>();
+    uint64_t bits = uint64_t{32} << 16;
+    for (const Sample::Part& part : sample_.parts) {
+      const size_t n = std::min(part.numel, (part.numel / (kChunk * rough) + 1) * kChunk);
+      const ConstView values{sample_.values.data() + part.begin, DType::kFloat32, n};
+      kernels::quantize_uniform(grid_, kernels::Form::kPlain, values, nullptr, 0, *codes);
+      bits += segment_bits(kernels::scalar::count_uniform(*codes), codes->nonzeros, n, part.of);
+    }
+    if (rough == 1) known_.emplace_back(candidate, static_cast<double>(bits));
+    return static_cast<double>(bits);
+  }
+
+  kernels::UniformGrid grid_;
+  const Sample& sample_;
+  uint32_t top_;
+  double wanted_;
+  std::vector<std::pair<uint32_t, double>> known_;
+};
 
 }  // namespace
 
@@ -157,7 +219,6 @@ std::optional<float> choose_uniform_step(kernels::UniformGrid grid, kernels::For
                                          double bits) {
   if (x.numel == 0) return 0.0f;
   thread_local Sample sample;
-  thread_local const auto codes = std::make_unique<kernels::UniformCodes>();
   with_element(x.dtype, [&](auto element) { take_sample<decltype(element)>(form, x, state, sample); });
   const uint32_t smallest = std::bit_cast<uint32_t>(kMinUniformStep);
   // A dithered integer that is clamped would be biased: then the largest element must be known.
@@ -171,18 +232,7 @@ std::optional<float> choose_uniform_step(kernels::UniformGrid grid, kernels::For
   const double wanted = 65536.0 * std::max(payload, 256.0 + 0.5 * payload);
   const uint32_t top = largest_step(sample.largest, grid.stochastic);
   const uint32_t bottom = std::max(sample.largest, smallest + (kOctaves << 23)) - (kOctaves << 23);
-  uint32_t fits = 0, above = (top - std::min(bottom, top)) / kStride + 1;
-  const auto set_step = [&](uint32_t candidate) {
-    grid.step = std::bit_cast<float>(top - candidate * kStride);
-    grid.inverse = 1.0f / grid.step;
-  };
-  while (above - fits > 1) {
-    const uint32_t middle = (fits + above) / 2;
-    set_step(middle);
-    (static_cast<double>(predicted_bits(grid, sample, *codes)) <= wanted ? fits : above) = middle;
-  }
-  set_step(fits);
-  return grid.step;
+  return Search(grid, sample, top, wanted).run((top - std::min(bottom, top)) / kStride + 1);
 }
 
 }  // namespace tsq

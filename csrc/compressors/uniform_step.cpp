@@ -90,7 +90,7 @@ std::string UniformStep::spec() const {
 Class UniformStep::class_of(size_t n, uint32_t) const {
   if (!config_.bits) return {};
   const double count = static_cast<double>(std::max<size_t>(n, 1));
-  if (!stochastic()) return {.omega = std::nullopt, .alpha = 12 / (9 * count + 7)};
+  if (!stochastic()) return {.omega = std::nullopt, .alpha = 28 / (49 * count + 15)};
   return {.omega = 8 * (1 + std::sqrt(count)) - 1, .alpha = std::nullopt};
 }
 

@@ -2,7 +2,8 @@
 // docs/wire_format.md, codec 5.
 //
 //   `bits` sets the step from the data, with M the largest magnitude. Hence, with n elements,
-//     rounding nearest:    step <= 3/2 M: B(12 / (9 n + 7)), the exact infimum over inputs and steps. An element loses
+//     rounding nearest:    step <= 7/4 M: B(28 / (49 n + 15)), the exact infimum over inputs and steps. An element
+//     loses
 //                          min(|x_i|, step / 2) at most, so what is realised is far better;
 //     rounding stochastic: step <= 16 M: U(8 (1 + sqrt(n)) - 1), the exact supremum.
 //   Elements below 2^-126 (and clamped ones, |q| > 32767) stay in the residual. With a fixed `step` both depend on the

@@ -56,8 +56,8 @@ struct RansTable {
 bool quantize_uniform(const UniformGrid& grid, Form form, ConstView x, void* state, uint64_t offset, UniformCodes& out);
 
 /// Encodes flags and magnitudes with the states given (rans_lanes(numel) of them), which change; writes words backward
-/// from `end`, and may overwrite 8 before the first. Every symbol that occurs has a frequency above 0. Returns the first
-/// word; there are at most groups() + nonzeros.
+/// from `end`, and may overwrite 8 before the first. Every symbol that occurs has a frequency above 0. Returns the
+/// first word; there are at most groups() + nonzeros.
 uint16_t* encode_rans(const UniformCodes& codes, const RansTable& flags, const RansTable& magnitudes, uint32_t* states,
                       uint16_t* end);
 

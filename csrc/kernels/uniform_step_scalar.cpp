@@ -3,6 +3,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "common/bytes.h"
 #include "kernels/cpu/block.h"
 #include "kernels/cpu/rans.h"
 #include "kernels/scalar.h"
@@ -97,22 +98,28 @@ bool quantize_uniform(const UniformGrid& grid, Form form, ConstView x, void* sta
   });
 }
 
-// Bytes rather than symbols, in four tables: increments of one number wait for each other.
+// Pairs of symbols, as bytes, in four tables: increments of one number would wait for each other.
 UniformCounts count_uniform(const UniformCodes& codes) {
   UniformCounts counts{};
-  uint32_t bytes[4][256] = {};
-  const size_t pairs = codes.groups() / 2;
-  for (size_t i = 0; i < pairs; ++i) ++bytes[i % 4][codes.flags[i]];
-  if (codes.groups() % 2 != 0) ++counts.flags[codes.flags[pairs] & 15];
-  for (size_t byte = 0; byte < 256; ++byte) {
-    const uint32_t count = bytes[0][byte] + bytes[1][byte] + bytes[2][byte] + bytes[3][byte];
-    counts.flags[byte & 15] += count;
-    counts.flags[byte >> 4] += count;
-  }
-  uint32_t magnitudes[4][16] = {};
-  for (size_t i = 0; i < codes.nonzeros; ++i) ++magnitudes[i % 4][codes.magnitudes[i]];
-  for (size_t s = 0; s < 16; ++s)
-    counts.magnitudes[s] = magnitudes[0][s] + magnitudes[1][s] + magnitudes[2][s] + magnitudes[3][s];
+  const auto count = [](uint32_t* to, size_t eights, auto load_eight) {
+    uint32_t pairs[4][256] = {};
+    for (size_t i = 0; i < eights; ++i) {
+      const uint64_t eight = load_eight(i);
+      for (size_t k = 0; k < 8; ++k) ++pairs[k % 4][eight >> (8 * k) & 255];
+    }
+    for (size_t pair = 0; pair < 256; ++pair) {
+      const uint32_t sum = pairs[0][pair] + pairs[1][pair] + pairs[2][pair] + pairs[3][pair];
+      to[pair & 15] += sum;
+      to[pair >> 4] += sum;
+    }
+  };
+  const size_t groups = codes.groups() / 16, magnitudes = codes.nonzeros / 16;
+  count(counts.flags, groups, [&](size_t i) { return tsq::load<uint64_t>(codes.flags + 8 * i); });
+  count(counts.magnitudes, magnitudes, [&](size_t i) {
+    return tsq::load<uint64_t>(codes.magnitudes + 16 * i) | tsq::load<uint64_t>(codes.magnitudes + 16 * i + 8) << 4;
+  });
+  for (size_t i = 16 * groups; i < codes.groups(); ++i) ++counts.flags[codes.flags[i / 2] >> (4 * (i % 2)) & 15];
+  for (size_t i = 16 * magnitudes; i < codes.nonzeros; ++i) ++counts.magnitudes[codes.magnitudes[i]];
   return counts;
 }
 

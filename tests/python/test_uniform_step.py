@@ -102,7 +102,7 @@ def test_specs_and_classes():
     for spec in (*SPECS, tsq.UniformStep(step=1e-5), tsq.ErrorFeedback(tsq.UniformStep(0.2))):
         assert tsq.parse(repr(spec)) == spec and _C.canonical(repr(spec)) == repr(spec)
     assert repr(tsq.UniformStep(1)) == "UniformStep(bits=1.0)" and tsq.parse("UniformStep(1)") == tsq.UniformStep(1.0)
-    assert tsq.UniformStep(1).alpha(1) == 0.75 and tsq.UniformStep(1).omega(4) == 23
+    assert tsq.UniformStep(1).alpha(1) == 28 / 64 and tsq.UniformStep(1).omega(4) == 23
     assert tsq.UniformStep(1, rounding="nearest").omega(4) is None and tsq.UniformStep(1, rounding="stochastic").alpha(4) is None
     assert tsq.UniformStep(step=1).alpha(4) is None and tsq.UniformStep(step=1).omega(4) is None
     for text in ("UniformStep()", "UniformStep(1, 1)", "UniformStep(0)", "UniformStep(13)", "UniformStep(step=0)",

@@ -110,22 +110,43 @@ def choose_step(z: Tensor, bits: float, stochastic: bool, key: tuple[int, int]) 
         return 0.0
     payload = bits * float(sum(of for _, of in sample))
     wanted = 65536.0 * max(payload, 256.0 + 0.5 * payload)
-    scaled = float(torch.tensor(largest, dtype=torch.float32) * (16.0 if stochastic else 1.5))
+    scaled = float(torch.tensor(largest, dtype=torch.float32) * (16.0 if stochastic else 1.75))
     top = _bits_of(min(scaled, MAX_STEP))
     bottom = max(_bits_of(largest), _bits_of(MIN_STEP) + (14 << 23)) - (14 << 23)
+    count = (top - min(bottom, top) >> 19) + 1
 
-    def step(candidate: int) -> float:
-        return float(struct.unpack("<f", struct.pack("<I", top - (candidate << 17)))[0])
+    def step(below: int) -> float:
+        return float(struct.unpack("<f", struct.pack("<I", top - below))[0])
 
-    fits, above = 0, (top - min(bottom, top) >> 17) + 1
-    while above - fits > 1:
-        middle = (fits + above) // 2
-        predicted = 32 << 16
+    def predicted(candidate: int, rough: int = 1) -> int:
+        length = 32 << 16
         for part, of in sample:
-            u = dither(part.numel(), 0, key) if stochastic else None
-            predicted += _segment_bits(integers(part, step(middle), u), of)
-        fits, above = (middle, above) if predicted <= wanted else (fits, middle)
-    return step(fits)
+            some = part[: (part.numel() // (64 * rough) + 1) * 64]
+            u = dither(some.numel(), 0, key) if stochastic else None
+            length += _segment_bits(integers(some, step(candidate << 19), u), of)
+        return length
+
+    def narrow(fits: int, above: int, rough: int = 1) -> tuple[int, int]:
+        while above - fits > 1:
+            middle = (fits + above) // 2
+            fits, above = (middle, above) if predicted(middle, rough) <= wanted else (fits, middle)
+        return fits, above
+
+    guess, stride = narrow(0, count, 8)[0], 1
+    if guess == 0 or predicted(guess) <= wanted:
+        fits, above = guess, guess + 1
+        while above < count and predicted(above) <= wanted:
+            fits, above, stride = above, min(count, above + 2 * stride), 2 * stride
+    else:
+        fits, above = guess - 1, guess
+        while fits > 0 and predicted(fits) > wanted:
+            fits, above, stride = max(0, fits - 2 * stride), fits, 2 * stride
+    fits, above = narrow(fits, above)
+    part = 0
+    if above < count and predicted(fits) <= wanted:
+        low, high = float(predicted(fits)), float(predicted(above))
+        part = min(15, int((wanted - low) * 16 / (high - low)))
+    return step((fits << 19) + (part << 15))
 
 
 # ------------------------------------------------------------------ one segment

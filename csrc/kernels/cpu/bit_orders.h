@@ -8,10 +8,10 @@ namespace tsq::kernels {
 
 /// Of each mask: the set bits' elements moved together, or apart. 0x80 where there is none.
 struct BitOrders {
-  alignas(64) uint8_t compress[256][8];          ///< bytes, to the front
-  alignas(64) uint8_t expand[256][8];            ///< bytes, from the front to where the bits are
-  alignas(64) uint8_t compress_words[256][16];   ///< pairs of bytes, to the end
-  alignas(64) uint8_t expand_words[256][16];     ///< pairs of bytes, from the front to where the bits are
+  alignas(64) uint8_t compress[256][8];         ///< bytes, to the front
+  alignas(64) uint8_t expand[256][8];           ///< bytes, from the front to where the bits are
+  alignas(64) uint8_t compress_words[256][16];  ///< pairs of bytes, to the end
+  alignas(64) uint8_t expand_words[256][16];    ///< pairs of bytes, from the front to where the bits are
 
   constexpr BitOrders() : compress(), expand(), compress_words(), expand_words() {
     for (int bits = 0; bits < 256; ++bits) {

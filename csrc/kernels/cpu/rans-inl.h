@@ -1,5 +1,5 @@
-// Interleaved rANS, 32 lanes at once. Included once per target. Targets with fewer than eight lanes a vector keep to the
-// scalar coder: tables of 16 entries take them too many shuffles.
+// Interleaved rANS, 32 lanes at once. Included once per target. Targets with fewer than eight lanes a vector keep to
+// the scalar coder: tables of 16 entries take them too many shuffles.
 #if defined(TSQ_KERNELS_CPU_RANS_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TSQ_KERNELS_CPU_RANS_INL_H_
 #undef TSQ_KERNELS_CPU_RANS_INL_H_
@@ -91,8 +91,8 @@ HWY_INLINE RansVector PutSymbols(RansVector x, RansVector symbols, const RansLoo
   const auto low = hn::Set(d, 0xFFFFu), sign = hn::Set(d, 0x80000000u);
   // x >= f << 20, of unsigned numbers; f = 4096 wraps to the largest bound.
   const auto bound = hn::Sub(hn::ShiftLeft<20>(f), hn::Set(d, 1u));
-  const auto large = hn::RebindMask(
-      d, hn::Gt(hn::BitCast(di, hn::Xor(x, sign)), hn::BitCast(di, hn::Xor(bound, sign))));
+  const auto large =
+      hn::RebindMask(d, hn::Gt(hn::BitCast(di, hn::Xor(x, sign)), hn::BitCast(di, hn::Xor(bound, sign))));
   PutWords(x, large, next);
   x = hn::IfThenElse(large, hn::ShiftRight<16>(x), x);
   // The quotient, below 2^20 unless f = 4096, is exact or one too small; then the remainder tells. f = 4096 keeps x.
@@ -102,7 +102,8 @@ HWY_INLINE RansVector PutSymbols(RansVector x, RansVector symbols, const RansLoo
   const hn::Repartition<uint16_t, RansTag> d16;
   const auto product = hn::BitCast(d, hn::Mul(hn::BitCast(d16, q), hn::BitCast(d16, f)));
   const auto rest = hn::And(hn::Sub(x, product), low);  // below 2 f: 16 bits of it suffice
-  const auto short_by_one = hn::RebindMask(d, hn::Gt(hn::BitCast(di, hn::Add(rest, hn::Set(d, 1u))), hn::BitCast(di, f)));
+  const auto short_by_one =
+      hn::RebindMask(d, hn::Gt(hn::BitCast(di, hn::Add(rest, hn::Set(d, 1u))), hn::BitCast(di, f)));
   const auto y = hn::Add(hn::Add(hn::ShiftLeft<12>(q), rest), start);
   return hn::Add(y, hn::IfThenElseZero(short_by_one, hn::Sub(hn::Set(d, 4096u), f)));
 }

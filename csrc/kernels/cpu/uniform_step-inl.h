@@ -80,8 +80,8 @@ HWY_INLINE void QuantizeVector(D d, Form form, const UniformGrid& grid, const fl
   hn::Store(hn::DemoteTo(d8, hn::Or(magnitude, sign)), d8, tile.bytes + i);
 }
 
-HWY_INLINE void QuantizeTile(Form form, const UniformGrid& grid, const float* HWY_RESTRICT x,
-                             float* HWY_RESTRICT state, uint64_t offset, UniformTile& tile) {
+HWY_INLINE void QuantizeTile(Form form, const UniformGrid& grid, const float* HWY_RESTRICT x, float* HWY_RESTRICT state,
+                             uint64_t offset, UniformTile& tile) {
   const hn::CappedTag<float, 16> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const size_t N = hn::Lanes(d);
@@ -147,9 +147,8 @@ HWY_INLINE void SplitSigns(UniformCodes& out) {
   const size_t N = hn::Lanes(d), count = out.nonzeros;
   std::memset(out.magnitudes + count, 0, UniformCodes::kSlack);
   const size_t rounded = (count + 63) / 64 * 64;
-  BitsOfBytes(out.magnitudes, rounded, out.signs, [](auto tag, auto v) HWY_ATTR {
-    return hn::TestBit(v, hn::Set(tag, kNegative));
-  });
+  BitsOfBytes(out.magnitudes, rounded, out.signs,
+              [](auto tag, auto v) HWY_ATTR { return hn::TestBit(v, hn::Set(tag, kNegative)); });
   for (size_t i = 0; i < rounded; i += N) {
     const auto magnitude = hn::And(hn::Load(d, out.magnitudes + i), hn::Set(d, uint8_t{0x7F}));
     hn::Store(hn::Sub(magnitude, hn::Set(d, uint8_t{1})), d, out.magnitudes + i);

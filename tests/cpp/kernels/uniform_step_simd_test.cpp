@@ -93,7 +93,8 @@ void check_coder(const UniformCodes& codes) {
   EXPECT_EQ(std::memcmp(decoded->magnitudes, codes.magnitudes, codes.nonzeros), 0);
   for (size_t l = 0; l < lanes; ++l) EXPECT_EQ(states[l], kRansLow + l * 1999);
   if (bytes != 0) {
-    EXPECT_EQ(decode_rans(flags, magnitudes, expected_states, exact.data(), exact.data() + bytes - 2, *decoded), nullptr);
+    EXPECT_EQ(decode_rans(flags, magnitudes, expected_states, exact.data(), exact.data() + bytes - 2, *decoded),
+              nullptr);
   }
 }
 
@@ -123,8 +124,8 @@ TEST(UniformSimd, EqualsOracle) {
 }
 
 TEST(UniformSimd, RoundsHalvesToEvenAndClampsAlike) {
-  const float edges[] = {0.5f,    0x1.000002p-1f, 1.5f, 2.5f,   15.5f, 16.5f, 0x1.EFFFFEp3f, 32766.5f, 32767.5f,
-                         40000.f, 0x1p30f,        1e38f, -0.0f, 1e-45f};
+  const float edges[] = {0.5f,     0x1.000002p-1f, 1.5f,    2.5f,    15.5f, 16.5f, 0x1.EFFFFEp3f,
+                         32766.5f, 32767.5f,       40000.f, 0x1p30f, 1e38f, -0.0f, 1e-45f};
   for (const char* target : test::targets()) {
     const test::ForcedTarget forced(target);
     std::vector<float> x;
