@@ -1,7 +1,9 @@
 // UniformStep: what it sends for hard input, what it rejects.
+#include <memory>
 #include <random>
 
 #include "compressors/uniform.h"
+#include "compressors/uniform_segment.h"
 
 namespace tsq {
 namespace {
@@ -100,6 +102,30 @@ TEST(UniformStep, RejectsIllegalPayloads) {
     EXPECT_NE(error(good, n), "") << n;
   for (size_t cut = 0; cut < good.size(); ++cut)
     EXPECT_NE(error(Octets(good.begin(), good.begin() + static_cast<ptrdiff_t>(cut))), "") << cut;
+}
+
+/// Bits that belong to no element, in a segment that is otherwise what the encoder writes.
+TEST(UniformStep, RejectsBitsWithoutAnElement) {
+  const auto codes = std::make_unique<kernels::UniformCodes>(), read = std::make_unique<kernels::UniformCodes>();
+  for (const size_t n : {6, 99, 8195}) {
+    std::vector<float> x(n, 1.0f);
+    ASSERT_TRUE(
+        kernels::quantize_uniform({}, kernels::Form::kPlain, {x.data(), DType::kFloat32, n}, nullptr, 0, *codes));
+    const auto error = [&](uint8_t& byte, unsigned bit) {
+      byte = static_cast<uint8_t>(byte ^ 1u << bit);
+      Octets bytes(max_segment_bytes(n));
+      bytes.resize(write_segment(*codes, bytes.data()));
+      byte = static_cast<uint8_t>(byte ^ 1u << bit);
+      return test::error_of<WireError>([&] { read_segment(bytes, bytes.data() + bytes.size(), n, *read); });
+    };
+    uint8_t unused = 0;
+    EXPECT_EQ(error(unused, 0), "");
+    EXPECT_NE(error(codes->flags[n / 8], n % 8), "") << n;
+    EXPECT_TRUE(test::contains(error(codes->signs[n / 8], n % 8), "no sign without an element")) << n;
+    if (n < 60) {
+      EXPECT_TRUE(test::contains(error(codes->signs[7], 7), "no sign without an element")) << n;
+    }
+  }
 }
 
 /// Whatever passes is read without a fault, and the values are finite.
