@@ -54,7 +54,7 @@ class Splitter {
     if (q == 0) return;
     const auto magnitude = static_cast<uint32_t>(q < 0 ? -q : q);
     out_.flags[i / 8] |= static_cast<uint8_t>(1u << (i % 8));
-    out_.signs[out_.nonzeros / 8] |= static_cast<uint8_t>((q < 0 ? 1u : 0u) << (out_.nonzeros % 8));
+    if (q < 0) out_.signs[out_.nonzeros / 8] |= static_cast<uint8_t>(1u << (out_.nonzeros % 8));
     out_.magnitudes[out_.nonzeros++] = static_cast<uint8_t>(std::min(magnitude, kUniformEscape) - 1);
     if (magnitude >= kUniformEscape) out_.escaped[out_.escapes++] = static_cast<uint16_t>(magnitude);
   }
