@@ -59,6 +59,7 @@ bench:  ## Kernels and codecs against memcpy; with root also whole steps over sl
 	$(CORE) -S . -B build/bench -DTSQ_BENCHMARKS=ON
 	cmake --build build/bench --parallel $(JOBS)
 	build/bench/bench_kernels
+	build/bench/bench_uniform_step
 	$(PYTHON_VENV) -m benchmarks.codecs
 	@if [ "$$(id -u)" = 0 ]; then $(PYTHON_VENV) -m benchmarks.links $(ARGS); \
 	else echo "benchmarks.links makes network namespaces: run it as root"; fi

@@ -57,12 +57,13 @@ from .spec import (  # noqa: E402
     Ternary,
     ThreePC,
     TopK,
+    UniformStep,
     parse,
 )
 
 __all__ = [
     "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bernoulli", "Bidirectional", "Cast", "Compressor", "Direct", "Dithering",
     "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering", "PermK", "Quantizer", "RandK", "Receiver", "Sender",
-    "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "WireError", "attach", "comm_hook",
-    "decode", "encode", "num_threads", "parse", "prepare", "set_num_threads", "trim",
+    "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "UniformStep", "WireError", "attach",
+    "comm_hook", "decode", "encode", "num_threads", "parse", "prepare", "set_num_threads", "trim",
 ]

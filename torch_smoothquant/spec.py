@@ -265,6 +265,28 @@ class SparseSign(Compressor):
 
 
 @dataclass(frozen=True, repr=False)
+class UniformStep(Compressor):
+    """Integers rint(x / step) with one step for the whole section, entropy-coded: the smallest error for its bits, from 0.1 to 5 of them.
+
+    Args:
+        bits: bits per element, all included; above 0, at most 12. The step follows from the data. Short sections may take more.
+        step: the step itself, from 2^-126 to 2^112. Exactly one of the two must be given.
+        rounding: ``"nearest"`` (contractive) or ``"stochastic"`` (unbiased). None: chosen by the mechanism, ``"stochastic"`` under
+            :class:`Direct`, ``"nearest"`` under :class:`ErrorFeedback`.
+    """
+
+    bits: float | None = None
+    step: float | None = None
+    rounding: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("bits", "step"):
+            if type(getattr(self, name)) is int:
+                object.__setattr__(self, name, float(getattr(self, name)))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, repr=False)
 class Direct(Mechanism):
     """Sends C(gradient) in every step; no state (DCGD)."""
 
@@ -394,7 +416,7 @@ class Bidirectional(Mechanism):
 _CLASSES: dict[str, type[Spec]] = {
     c.__name__: c for c in (
         Bernoulli, Cast, Dithering, Identity, Natural, NaturalDithering, PermK, Quantizer, RandK, Sign, SparseSign, StochasticSparsifier,
-        Ternary, TopK, AdaCGD, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, LAG, MARINA, ThreePC)
+        Ternary, TopK, UniformStep, AdaCGD, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, LAG, MARINA, ThreePC)
 }
 
 

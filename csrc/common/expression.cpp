@@ -253,11 +253,12 @@ std::optional<int64_t> Arguments::optional_integer(const char* name, int64_t low
   return integer_of(*value, name, low, high);
 }
 
-std::optional<double> Arguments::fraction(const char* name) {
+std::optional<double> Arguments::positive(const char* name, double high) {
   const Value* value = take(name);
   if (!value || value->kind == Value::Kind::kNone) return std::nullopt;
   const bool numeric = value->kind == Value::Kind::kInt || value->kind == Value::Kind::kFloat;
-  if (!numeric || !(value->number > 0 && value->number <= 1)) fail(*value, name, "a number above 0, at most 1");
+  if (!numeric || !(value->number > 0 && value->number <= high))
+    fail(*value, name, concat("a number above 0, at most ", high));
   return value->number;
 }
 

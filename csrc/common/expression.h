@@ -60,7 +60,8 @@ class Arguments {
 
   int64_t integer(const char* name, int64_t fallback, int64_t low, int64_t high);
   std::optional<int64_t> optional_integer(const char* name, int64_t low, int64_t high);  ///< none: None or not given
-  std::optional<double> fraction(const char* name);                                      ///< in (0, 1]; likewise
+  std::optional<double> positive(const char* name, double high);                         ///< in (0, high]; likewise
+  std::optional<double> fraction(const char* name) { return positive(name, 1); }         ///< in (0, 1]; likewise
   std::optional<std::string> choice(const char* name,
                                     const std::vector<std::string>& choices);  ///< None or one of them
   std::optional<double> number(const char* name, double low, double high);  ///< in [low, high]; None or not given: none

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
 #include <map>
 
 #include "common/error.h"
@@ -14,6 +15,7 @@
 #include "compressors/registry_sparse.h"
 #include "compressors/sign.h"
 #include "compressors/ternary.h"
+#include "compressors/uniform_step.h"
 #include "wire/levels.h"
 
 namespace tsq {
@@ -86,6 +88,17 @@ CompressorPtr make_dithering(std::string_view text, const Value& call) {
   return build<Codec>(text, call, config);
 }
 
+CompressorPtr make_uniform_step(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"bits", "step", "rounding"});
+  UniformStep::Config config;
+  config.bits = arguments.positive("bits", 12);
+  config.step = arguments.positive("step", std::numeric_limits<double>::max());
+  if (const auto rounding = arguments.choice("rounding", {"stochastic", "nearest"}))
+    config.stochastic = *rounding == "stochastic";
+  arguments.finish();
+  return build<UniformStep>(text, call, config);
+}
+
 using Factory = CompressorPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
@@ -104,6 +117,7 @@ const std::map<std::string, Factory, std::less<>>& factories() {
       {"StochasticSparsifier", make_stochastic_sparsifier},
       {"Ternary", make_with_block<Ternary>},
       {"TopK", make_topk},
+      {"UniformStep", make_uniform_step},
   };
   return table;
 }
@@ -162,6 +176,8 @@ CompressorPtr decoder_for(const wire::Format& format) {
       return std::make_shared<Natural>();
     case wire::Codec::kNothing:
       return std::make_shared<Nothing>();
+    case wire::Codec::kUniformStep:
+      return std::make_shared<UniformStep>(UniformStep::Config{.bits = 1.0, .step = {}, .stochastic = {}});
     case wire::Codec::kTopK:
     case wire::Codec::kSubset:
     case wire::Codec::kSparseSign:
@@ -172,8 +188,6 @@ CompressorPtr decoder_for(const wire::Format& format) {
       return dithering_for<NaturalDithering>(format);
     case wire::Codec::kCast:
       return std::make_shared<Cast>(static_cast<CastTo>(format.variant));
-    case wire::Codec::kUniformStep:
-      break;  // wire::parse lets none of them through
   }
   throw_wire("codec", "a known number", int(format.codec));
 }

@@ -59,7 +59,7 @@ constexpr Fields kFields[] = {
     {1, 1, 0, true},                                       // Codec::kSign
     {2, 2, 0, true},                                       // Codec::kTernary
     {0, 0, 0, false},                                      // Codec::kNatural
-    kReserved,                                             // Codec::kUniformStep
+    {0, 0, 0, false},                                      // Codec::kUniformStep
     {0, 0, kFittedValues, false, true, true},              // Codec::kTopK
     {0, 0, kPermuted | kFittedValues, false, true, true},  // Codec::kSubset
     {0, 0, 0, false},                                      // Codec::kSparseSign

@@ -69,8 +69,8 @@ def make_input(description: dict[str, Any], dtype: torch.dtype) -> Tensor:
 
 def encode(x: Tensor, entry: dict[str, Any], section: dict[str, Any]) -> Any:
     """One section as a message of its own, parsed."""
-    message = reference.encode(x, section["codec"], entry["seed"], entry["step"], entry["rank"], entry.get("world_size", 1),
-                               **section["arguments"])
+    arguments = {f"{name}_": value for name, value in section["arguments"].items()}
+    message = reference.encode(x, section["codec"], entry["seed"], entry["step"], entry["rank"], entry.get("world_size", 1), **arguments)
     return reference.parse_message(message)
 
 
@@ -279,6 +279,20 @@ ENTRIES = [
     _entry("cast_fp8_edges", _coded("Cast", EDGES, dtype="fp8")),
     _entry("cast_fp8_e5m2_bf16", _coded("Cast", _sum4(700, 65, ramp=2), dtype="fp8_e5m2"), dtype="bfloat16"),
     _entry("cast_non_finite", _coded("Cast", {"runs": [[299, "3f800000"], [1, "ff800000"]]}, dtype="fp8")),
+    _entry("uniform_1_bit", _coded("UniformStep", _sum4(9000, 51), bits=1.0), seed=4, step=2, rank=1),
+    _entry("uniform_2_bits_nearest", _coded("UniformStep", _sum4(3000, 52, ramp=1), bits=2.0, rounding="nearest")),
+    _entry("uniform_two_segments", _coded("UniformStep", _sum4(70001, 53, every=3), bits=0.3, rounding="nearest")),
+    _entry("uniform_fp64", _coded("UniformStep", _sum4(8192, 54), bits=0.5), dtype="float64", step=3),
+    _entry("uniform_bf16", _coded("UniformStep", _sum4(500, 55), bits=3.0, rounding="nearest"), dtype="bfloat16"),
+    _entry("uniform_step_fp16", _coded("UniformStep", _sum4(1001, 56), step=0.01), dtype="float16"),
+    _entry("uniform_one_symbol", _coded("UniformStep", {"runs": [[300, "3f800000"], [3, "bf800000"]]}, step=1.0, rounding="nearest")),
+    _entry("uniform_edges", _coded("UniformStep", {"runs": [
+        [7, "00000000"], [3, "80000000"], [5, "807fffff"], [1, "3f000000"], [1, "bf000001"], [2, "3fc00000"], [2, "41780000"],
+        [1, "c17c0000"], [1, "46fffe00"], [1, "c7000000"], [1, "7f7fffff"]]}, step=1.0, rounding="nearest")),
+    _entry("uniform_zeros", _coded("UniformStep", {"runs": [[300, "80000000"]]}, bits=1.0)),
+    _entry("uniform_numel0", _coded("UniformStep", _sum4(0, 57), bits=1.0)),
+    _entry("uniform_numel1", _coded("UniformStep", _sum4(1, 58), bits=1.0, rounding="nearest")),
+    _entry("uniform_non_finite", _coded("UniformStep", {"runs": [[299, "3f800000"], [1, "7fc00000"]]}, bits=1.0)),
     _entry("average", _raw(_sum4(33, 31)), _quantized(_sum4(700, 32), 4, "unbiased", parameter=5, offset=512),
            _quantized(_sum4(40, 33), 3, "unbiased", 32, parameter=2**33, offset=2**37, shrink=0.3),
            _quantized({"runs": [[4, "3f800000"], [1, "7fc00000"]]}, 2, "fit", parameter=7),

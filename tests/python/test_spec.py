@@ -18,7 +18,9 @@ LEGAL_CHOICES = [(levels, rounding) for levels in (None, "unbiased", "fit") for 
                  if (levels, rounding) != ("fit", "stochastic")]
 QUANTIZERS = [tsq.Quantizer(bits, block, levels, rounding)
               for bits, block, (levels, rounding) in itertools.product((1, 2, 4, 8), (32, 256, 4096), LEGAL_CHOICES)]
-COMPRESSORS = [tsq.Identity(), tsq.Natural(), *QUANTIZERS, *map(tsq.Sign, (32, 256, 4096)), *map(tsq.Ternary, (32, 256, 4096)),
+UNIFORM = [tsq.UniformStep(0.5), tsq.UniformStep(step=1e-3, rounding="nearest")]
+COMPRESSORS = [tsq.Identity(), tsq.Natural(), *UNIFORM, *QUANTIZERS, *map(tsq.Sign, (32, 256, 4096)),
+               *map(tsq.Ternary, (32, 256, 4096)),
                tsq.TopK(0.5), tsq.TopK(k=2, value_dtype="fp16"), tsq.RandK(0.25, shared=True),
                tsq.RandK(k=3, value_dtype=tsq.Quantizer(3, 64)),
                tsq.PermK(), tsq.PermK(tsq.Quantizer(8)), tsq.Bernoulli(0.1, "bf16"), tsq.StochasticSparsifier(5),
@@ -170,11 +172,13 @@ def test_frozen_equal_hashable_copyable():
 # ------------------------------------------------------------------ the classes against the parser
 
 
+REQUIRED = {(tsq.ThreePC, "second"), (tsq.UniformStep, "step")}
 COUNTED = (tsq.RandK, tsq.SparseSign, tsq.TopK)  # ratio or k: one of the two is required
 # where the constructor needs more than one compressor, or alternatives exclude each other
 SAMPLES: dict[type[tsq.Spec], tsq.Spec] = {
     tsq.TopK: tsq.TopK(k=3),
     tsq.RandK: tsq.RandK(k=3),
+    tsq.UniformStep: tsq.UniformStep(step=3),
     tsq.Cast: tsq.Cast("fp8"),
     tsq.Dithering: tsq.Dithering(3),
     tsq.NaturalDithering: tsq.NaturalDithering(3),
@@ -216,7 +220,7 @@ def test_fields_are_the_arguments_of_the_parser(cls):
         rest = ", ".join(f"{f.name}={v}" for i, (f, v) in enumerate(zip(fields, values, strict=True)) if i != skipped)
         if field.default is dataclasses.MISSING:
             assert field.name in refusal(f"{cls.__name__}({rest})")
-        elif (cls in COUNTED and field.name == "k") or (cls is tsq.ThreePC and field.name == "second"):  # required beside the others
+        elif (cls in COUNTED and field.name == "k") or (cls, field.name) in REQUIRED:  # required beside the others
             assert "got none" in refusal(f"{cls.__name__}({rest})") or "second= with" in refusal(f"{cls.__name__}({rest})")
         else:
             assert _C.canonical(f"{cls.__name__}({rest})") == repr(dataclasses.replace(object_, **{field.name: field.default}))

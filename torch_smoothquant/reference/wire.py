@@ -154,14 +154,16 @@ def encode(x: Tensor, name: str, seed: int = 0, step: int = 0, rank: int = 0, wo
 
     Args:
         x: any shape, one of `DTYPES`, taken in row-major order.
-        name, arguments: the compressor as in spec.py. Some take contractive=True: the map as error feedback uses it.
+        name, arguments: the compressor as in spec.py; an argument may be given with an underscore behind its name (step_). Some take
+            contractive=True: the map as error feedback uses it.
         seed, step, rank, world_size: see Key.
     Raises:
         ValueError: an argument is illegal.
     """
     for number, codec in CODECS.items():
         if name in codec.encoders:
-            made = codec.encoders[name](x.detach().cpu().flatten(), Key(seed, step, rank, world_size), **arguments)
+            given = {argument.rstrip("_"): value for argument, value in arguments.items()}
+            made = codec.encoders[name](x.detach().cpu().flatten(), Key(seed, step, rank, world_size), **given)
             flags = 0 if made.finite else NON_FINITE
             section = Section(number, flags, made.bits, made.variant, made.block, x.numel(), made.payload.numel(), made.payload)
             return build_message([section], x.dtype, rank=rank, step=step)
