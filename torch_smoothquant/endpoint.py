@@ -110,6 +110,16 @@ class Sender:
         self._sender.rate = state_dict["rate"]
 
     @property
+    def rate(self) -> float:
+        """Factor on the target rate of a compressor that has one (``UniformStep(bits=)``): moved after every message so that what is sent
+        comes to the target. May be set."""
+        return self._sender.rate
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        self._sender.rate = value
+
+    @property
     def level(self) -> int | None:
         """Of the last message: the level of a ladder (0: nothing was sent); None for mechanisms without levels."""
         return None if self._sender.level < 0 else self._sender.level

@@ -30,7 +30,8 @@ def state_for(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_list_has_every_compressor():
-    assert {type(tsq.parse(spec)) for spec in SPECS} == set(tsq.Compressor.__subclasses__())
+    assert {type(tsq.parse(spec)) for spec in SPECS} == {
+        c for c in vars(tsq).values() if isinstance(c, type) and issubclass(c, tsq.Compressor) and c is not tsq.Compressor}
     assert all(repr(tsq.parse(spec)) == spec for spec in SPECS)
 
 
@@ -69,6 +70,7 @@ def test_residual_is_error_feedbacks(spec, dtype):
         x = gaussian(numel, dtype, step)
         state = torch.zeros_like(state_for(x)) if state is None else state
         message = ops.encode_residual(x, state, spec, 5, step, 1, 3)
+        sender.rate = 1.0  # an op has no controller
         assert torch.equal(tsq.trim(message), sender.send(x))
         assert torch.equal(state, sender.state["residual"])
 
@@ -91,7 +93,8 @@ def test_decode_add_adds_what_decode_gives(dtype):
             acc = gaussian(600, acc_dtype, 3).view(20, 30)
             expected = acc + 0.5 * tsq.decode(tsq.trim(message)).to(torch.float64).view(20, 30)
             ops.decode_add(acc, message, 0.5)
-            torch.testing.assert_close(acc.double(), expected.double(), rtol=1e-6, atol=2e-2 if dtype.itemsize == 2 else 1e-6)
+            rounded = 2.0**-8 if dtype.itemsize == 2 else 1e-6  # decode rounds to the message's dtype, decode_add does not
+            torch.testing.assert_close(acc.double(), expected.double(), rtol=1e-6, atol=rounded * float(expected.abs().max()))
 
 
 def test_seed_and_step_cover_64_bits():

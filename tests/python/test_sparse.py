@@ -230,18 +230,6 @@ def test_stochastic_sparsifier_spends_its_budget_and_levels_are_tau():
     assert torch.equal(sent[x.abs() >= tau], x[x.abs() >= tau])
 
 
-def test_ops_take_what_has_a_fixed_length():
-    x = gaussian(100, 1)
-    for spec in ("RandK(k=7)", "RandK(ratio=0.1, value_dtype=Quantizer(bits=2))"):
-        message = torch.ops.torch_smoothquant.encode(x, spec, 3)
-        assert torch.equal(message, tsq.encode(spec, x, seed=3))
-        assert message.numel() == torch.ops.torch_smoothquant.encode(x.to("meta"), spec, 3).numel()
-        compiled = torch.compile(lambda t, spec=spec: torch.ops.torch_smoothquant.encode(t, spec, 3), fullgraph=True, backend="eager")
-        assert torch.equal(compiled(x), message) and torch.equal(compiled(x[:50]), tsq.encode(spec, x[:50], seed=3))
-    with pytest.raises(ValueError, match="fixed length"):
-        torch.ops.torch_smoothquant.encode(x, "PermK()")
-
-
 def test_the_documents_example_of_a_subset():
     payload = torch.tensor([0] * 8 + [1] + [0] * 7 + [0, 0, 0x80, 0x3F], dtype=torch.uint8)
     section = reference.Section(7, 0, 0, 0, 0, 5, 20, payload)

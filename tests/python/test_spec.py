@@ -100,7 +100,6 @@ def test_other_spellings(text, spec):
     ("Dithering(0)", 11, "levels: expected an integer from 1 to 32767"),
     ("Dithering(4, 3)", 14, "norm: expected 2 or 'inf', got 3"),
     ("Dithering(4, 'max')", 14, "norm: expected 2 or 'inf', got 'max'"),
-    ("Dithering(4, None)", 14, "norm: expected 2 or 'inf', got None"),
     ("Dithering(4, block=48)", 1, "a power of two from 32 to 65536"),
     ("Dithering(4, block=131072)", 20, "from 32 to 65536"),
     ("NaturalDithering(levels=31)", 25, "1 to 30"),
