@@ -8,7 +8,6 @@
 #include "common/convert.h"
 #include "common/error.h"
 #include "common/expression.h"
-#include "compressors/topk_select.h"
 #include "wire/indices.h"
 
 namespace tsq {
@@ -80,29 +79,44 @@ size_t TopK::zero_bytes(size_t n, DType) const { return wire::max_index_bytes(n,
 
 double TopK::expected_bits(size_t n, DType dtype) const { return 8.0 * static_cast<double>(max_bytes(n, dtype)); }
 
-Compressor::Encoded TopK::run(kernels::Form form, ConstView x, void* state, const EncodeKey&, MutableBytes out) const {
+Compressor::Encoded TopK::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
+                              MutableBytes out) const {
   if (x.numel >> 32) throw ArgumentError(concat("TopK: expected fewer than 2^32 elements, got ", x.numel));
   return with_element(x.dtype, [&](auto element) -> Encoded {
-    using E = decltype(element);
-    using S = typename E::State;
-    thread_local Selection<S> selection;  // reused: as large as the largest section
-    if (!select_largest(form, x, state, target(x.numel), selection)) {
+    thread_local Selection<typename decltype(element)::State> kept;  // reused: as large as the largest section
+    if (!select_largest(form, x, state, target(x.numel), kept)) {
       const size_t bytes = zero_bytes(x.numel, x.dtype);
       std::fill_n(out.begin(), bytes, uint8_t{0});
       return {bytes, false};
     }
-    const size_t count = selection.count;
-    const uint32_t* index = selection.index.data();
-    const S* value = selection.value.data();
-    const size_t at = wire::encode_indices({index, count}, x.numel, out.data());
-    for (size_t j = 0; j < count; ++j) {
-      const S decoded = store_saturated<E>(out.data() + at, j, value[j]);
-      if (form == kernels::Form::kResidual) static_cast<S*>(state)[index[j]] = value[j] - decoded;
-      if (form == kernels::Form::kShifted) static_cast<S*>(state)[index[j]] += decoded;
-    }
-    return {at + count * size_of(x.dtype), true};
+    return send(form, x, state, key, kept, out);
   });
 }
+
+template <class S>
+Compressor::Encoded TopK::send(kernels::Form form, ConstView x, void* state, const EncodeKey&, Selection<S>& kept,
+                               MutableBytes out) const {
+  return with_element(x.dtype, [&](auto element) -> Encoded {
+    using E = decltype(element);
+    if constexpr (std::is_same_v<typename E::State, S>) {
+      const uint32_t* index = kept.index.data();
+      const size_t at = wire::encode_indices({index, kept.count}, x.numel, out.data());
+      for (size_t j = 0; j < kept.count; ++j) {
+        const S decoded = store_saturated<E>(out.data() + at, j, kept.value[j]);
+        if (form == kernels::Form::kResidual) static_cast<S*>(state)[index[j]] = kept.value[j] - decoded;
+        if (form == kernels::Form::kShifted) static_cast<S*>(state)[index[j]] += decoded;
+        kept.value[j] = decoded;
+      }
+      return {at + kept.count * size_of(x.dtype), true};
+    }
+    return {};
+  });
+}
+
+template Compressor::Encoded TopK::send(kernels::Form, ConstView, void*, const EncodeKey&, Selection<float>&,
+                                        MutableBytes) const;
+template Compressor::Encoded TopK::send(kernels::Form, ConstView, void*, const EncodeKey&, Selection<double>&,
+                                        MutableBytes) const;
 
 void TopK::validate(Bytes in, uint64_t n, DType dtype) const {
   const wire::IndexExtent extent = wire::index_extent(in, n);

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "compressors/fused.h"
+#include "compressors/topk_select.h"
 #include "kernels/quantizer.h"
 
 namespace tsq {
@@ -37,6 +38,13 @@ class TopK final : public FusedCompressor {
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
   void decode_mean(std::span<const Bytes> in, View out) const override;
+
+  /// Writes the entries of `kept`, a selection from what `form` makes of x and state (compressors/topk_select.h), at
+  /// most target(x.numel) of them; their values become what a reader will read. Updates the state as encode_* does. S:
+  /// of state_dtype(x.dtype).
+  template <class S>
+  Encoded send(kernels::Form form, ConstView x, void* state, const EncodeKey& key, Selection<S>& kept,
+               MutableBytes out) const;
 
  private:
   /// x.numel < 2^32, else ArgumentError. If an element of what is compressed is not finite, the payload is the one of
