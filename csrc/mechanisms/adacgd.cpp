@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 
 #include "common/convert.h"
 #include "common/error.h"
@@ -78,23 +79,13 @@ bool AdaCGD::send(ConstView x, std::span<const View> state, const StepKey& key, 
 template <class S>
 size_t AdaCGD::climb(const Errand& errand, Parts& out) const {
   const auto& [x, h, key, size, allowed] = errand;
-  thread_local Selection<S> all, kept;  // reused: as large as the largest slice's
-  size_t widest = 0, level = 1;
-  for (const TopK* c : sparse_)
-    if (c) widest = std::max(widest, c->target(x.numel));
-  if (ladder_.size() > 1 && widest > 0)  // one selection for all levels
-    if (!select_largest(kernels::Form::kShifted, x, h.data, widest, all)) return 0;
-  const auto keep = [&](const TopK& c) {
-    kept.index.assign(all.index.begin(), all.index.begin() + static_cast<ptrdiff_t>(all.count));
-    kept.value.assign(all.value.begin(), all.value.begin() + static_cast<ptrdiff_t>(all.count));
-    kept.count = all.count;
-    keep_largest(kept, c.target(x.numel));
-  };
+  thread_local std::vector<Selection<S>> selected;  // by level; reused: as large as the largest slice's
+  if (!select_all(errand, selected)) return 0;
+  size_t level = 1;
   for (; level < ladder_.size(); ++level) {
     bool enough = false;
     if (const TopK* c = sparse_[level - 1]) {
-      keep(*c);
-      enough = try_entries(*c, errand, kept, out);
+      enough = try_entries(*c, errand, selected[level - 1], out);
     } else {
       const ScratchVector moved(x.numel, h.dtype);
       assign(moved.view(), h);
@@ -107,9 +98,34 @@ size_t AdaCGD::climb(const Errand& errand, Parts& out) const {
   }
   const TopK* last = sparse_[level - 1];
   if (last == nullptr || level == 1) return send_increment(*ladder_[level - 1], x, h, key, out) ? level : 0;
-  keep(*last);
-  out.add(last->format(), last->send(kernels::Form::kShifted, x, h.data, key, kept, out.room()).bytes);
+  out.add(last->format(), last->send(kernels::Form::kShifted, x, h.data, key, selected[level - 1], out.room()).bytes);
   return level;
+}
+
+/// The selections of all levels that are Top-K, if there is more than one level: from one sweep for the widest, each
+/// narrower one from the next wider.
+template <class S>
+bool AdaCGD::select_all(const Errand& errand, std::vector<Selection<S>>& selected) const {
+  selected.resize(std::max(selected.size(), ladder_.size()));
+  if (ladder_.size() == 1) return true;
+  std::vector<size_t> order;
+  for (size_t i = ladder_.size(); i-- > 0;)
+    if (sparse_[i]) order.push_back(i);
+  const auto target = [&](size_t i) { return sparse_[i]->target(errand.x.numel); };
+  std::ranges::stable_sort(order, std::greater<>(), target);  // k and ratio may cross at this length
+  for (size_t j = 0; j < order.size(); ++j) {
+    Selection<S>& mine = selected[order[j]];
+    if (j == 0) {
+      if (!select_largest(kernels::Form::kShifted, errand.x, errand.h.data, target(order[j]), mine)) return false;
+      continue;
+    }
+    const Selection<S>& wider = selected[order[j - 1]];
+    mine.count = wider.count;
+    mine.index.assign(wider.index.begin(), wider.index.begin() + static_cast<ptrdiff_t>(wider.count));
+    mine.value.assign(wider.value.begin(), wider.value.begin() + static_cast<ptrdiff_t>(wider.count));
+    keep_largest(mine, target(order[j]));
+  }
+  return true;
 }
 
 template <class S>

@@ -37,6 +37,8 @@ class AdaCGD final : public EstimateReceiver {
   /// or 0 if something was not finite. The levels of Top-K share one selection. S: h's type.
   template <class S>
   size_t climb(const Errand& errand, Parts& out) const;
+  template <class S>
+  bool select_all(const Errand& errand, std::vector<Selection<S>>& selected) const;
   /// Adds the entries and moves h by them, if they leave at most `allowed`.
   template <class S>
   bool try_entries(const TopK& c, const Errand& errand, Selection<S>& kept, Parts& out) const;
