@@ -27,35 +27,46 @@ Buffer take(size_t bytes) {
   return buffer;
 }
 
-constexpr size_t kLanes = 32, kChunk = 4096;
+constexpr size_t kLanes = 32, kBlock = 512, kChunk = 4096;
 
-/// Sum of squares of term(i), begin <= i < end, for a chunk: 32 lanes add in T.
+/// Adds the squares of term(i), begin <= i < end, to 32 lanes; begin is a multiple of 32.
 template <class T, class Term>
-double sum_of_chunk(size_t begin, size_t end, const Term& term) {
-  const size_t length = end - begin, full = length / kLanes * kLanes;
-  T lanes[kLanes] = {};
-  for (size_t i = 0; i < full; i += kLanes)
+void add_squares(size_t begin, size_t end, const Term& term, T* to) {
+  T lanes[kLanes];
+  std::copy_n(to, kLanes, lanes);
+  const size_t full = begin + (end - begin) / kLanes * kLanes;
+  for (size_t i = begin; i < full; i += kLanes)
     for (size_t l = 0; l < kLanes; ++l) {
-      const T v = static_cast<T>(term(begin + i + l));
+      const T v = static_cast<T>(term(i + l));
       lanes[l] += v * v;
     }
-  for (size_t l = 0; l < length - full; ++l) {
-    const T v = static_cast<T>(term(begin + full + l));
-    lanes[l] += v * v;
+  for (size_t i = full; i < end; ++i) {
+    const T v = static_cast<T>(term(i));
+    lanes[i - full] += v * v;
   }
+  std::copy_n(lanes, kLanes, to);
+}
+
+template <class T>
+double sum_of_lanes(T* lanes) {
   for (size_t width = kLanes / 2; width > 0; width /= 2)
     for (size_t l = 0; l < width; ++l) lanes[l] += lanes[l + width];
   return static_cast<double>(lanes[0]);
 }
 
-/// Sums over i < n of the squares of each of the terms; chunks add in double. What the terms share is read once.
+/// Sums over i < n of the squares of each of the terms: by chunks, in each of which 32 lanes add in T; chunks add in
+/// double. The terms take turns in short blocks, so that what they share is read from memory once.
 template <class T, class... Term>
 std::array<double, sizeof...(Term)> sums_of_squares(size_t n, const Term&... term) {
   std::array<double, sizeof...(Term)> total = {};
   for (size_t begin = 0; begin < n; begin += kChunk) {
     const size_t end = std::min(n, begin + kChunk);
-    size_t which = 0;
-    ((total[which++] += sum_of_chunk<T>(begin, end, term)), ...);
+    T lanes[sizeof...(Term)][kLanes] = {};
+    for (size_t block = begin; block < end; block += kBlock) {
+      size_t which = 0;
+      (add_squares(block, std::min(end, block + kBlock), term, lanes[which++]), ...);
+    }
+    for (size_t which = 0; which < sizeof...(Term); ++which) total[which] += sum_of_lanes(lanes[which]);
   }
   return total;
 }

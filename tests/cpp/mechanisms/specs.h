@@ -17,6 +17,7 @@ inline constexpr const char* kEstimating[] = {
     "CLAG(Quantizer(bits=4), zeta=1.0, init='zero')",
     "AdaCGD([TopK(k=1), TopK(ratio=0.1), TopK(ratio=0.5)])",
     "AdaCGD([Quantizer(bits=2), TopK(ratio=0.1), Identity()], zeta=2.0, init='zero')",
+    "AdaCGD([TopK(k=20), TopK(ratio=0.001)])",  // here the first level is the wider one
     "ThreePC(TopK(ratio=0.1), variant=1)",
     "ThreePC(TopK(ratio=0.1), variant=2, second=Quantizer(bits=4))",
     "ThreePC(TopK(ratio=0.1), variant=3, second=LAG(zeta=2.0))",
