@@ -99,15 +99,17 @@ Compressor::Encoded TopK::send(kernels::Form form, ConstView x, void* state, con
   return with_element(x.dtype, [&](auto element) -> Encoded {
     using E = decltype(element);
     if constexpr (std::is_same_v<typename E::State, S>) {
+      const size_t count = kept.count;
       const uint32_t* index = kept.index.data();
-      const size_t at = wire::encode_indices({index, kept.count}, x.numel, out.data());
-      for (size_t j = 0; j < kept.count; ++j) {
-        const S decoded = store_saturated<E>(out.data() + at, j, kept.value[j]);
-        if (form == kernels::Form::kResidual) static_cast<S*>(state)[index[j]] = kept.value[j] - decoded;
-        if (form == kernels::Form::kShifted) static_cast<S*>(state)[index[j]] += decoded;
-        kept.value[j] = decoded;
-      }
-      return {at + kept.count * size_of(x.dtype), true};
+      S* const value = kept.value.data();
+      const size_t at = wire::encode_indices({index, count}, x.numel, out.data());
+      S* const v = static_cast<S*>(state);
+      for (size_t j = 0; j < count; ++j) value[j] = store_saturated<E>(out.data() + at, j, value[j]);
+      if (form == kernels::Form::kResidual)  // it is e + x
+        for (size_t j = 0; j < count; ++j) v[index[j]] -= value[j];
+      if (form == kernels::Form::kShifted)
+        for (size_t j = 0; j < count; ++j) v[index[j]] += value[j];
+      return {at + count * size_of(x.dtype), true};
     }
     return {};
   });
