@@ -3,7 +3,6 @@
 // asks for huge pages, so that page faults are not measured. The last column is memcpy's own ns/element. Usage:
 // bench_kernels [substring of a case's name]
 #include <benchmark/benchmark.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <chrono>
@@ -17,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "bench.h"
 #include "compressors/registry.h"
 #include "kernels/natural.h"
 #include "kernels/quantizer.h"
@@ -24,38 +24,15 @@
 namespace tsq::kernels {
 namespace {
 
-constexpr size_t kElements = 6553600;  // one 25 MiB bucket of DDP
+using bench::allocate;
+using bench::Array;
+using bench::kElements;
+using bench::median;
+using bench::seconds;
+
 constexpr int kRepetitions = 21;
+
 constexpr PhiloxKey kKey{1, 2};
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-template <class T>
-using Array = std::unique_ptr<T[], Free>;
-
-template <class T>
-Array<T> allocate(size_t count) {
-  constexpr size_t kHugePage = size_t{1} << 21;
-  const size_t bytes = (count * sizeof(T) + kHugePage - 1) / kHugePage * kHugePage;
-  void* const memory = std::aligned_alloc(kHugePage, bytes);
-  if (memory == nullptr) std::abort();
-  madvise(memory, bytes, MADV_HUGEPAGE);
-  std::memset(memory, 0, bytes);
-  return Array<T>(static_cast<T*>(memory));
-}
-
-double seconds(const std::function<void()>& run) {
-  const auto start = std::chrono::steady_clock::now();
-  run();
-  benchmark::ClobberMemory();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double median(std::vector<double> v) {
-  std::nth_element(v.begin(), v.begin() + static_cast<long>(v.size() / 2), v.end());
-  return v[v.size() / 2];
-}
 
 class Bench {
  public:

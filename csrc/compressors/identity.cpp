@@ -1,11 +1,25 @@
 #include "compressors/identity.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "common/convert.h"
 #include "common/error.h"
 
 namespace tsq {
+
+namespace {
+
+/// The largest finite number of a type.
+template <class E>
+constexpr typename E::State largest() {
+  if constexpr (std::is_same_v<E, Element<DType::kFloat16>>) return 65504;
+  if constexpr (std::is_same_v<E, Element<DType::kBFloat16>>) return 0x1.FEp127f;
+  return std::numeric_limits<typename E::State>::max();
+}
+
+}  // namespace
 
 Compressor::Encoded Identity::encode(ConstView x, const EncodeKey&, MutableBytes out) const {
   const size_t bytes = x.numel * size_of(x.dtype);
@@ -37,7 +51,10 @@ Compressor::Encoded Identity::encode_shifted(ConstView x, View h, const EncodeKe
     using E = decltype(element);
     using S = typename E::State;
     for (size_t i = 0; i < x.numel; ++i) {
-      E::store(out.data(), i, E::load(x.data, i) - h.as<S>()[i]);
+      const S difference = E::load(x.data, i) - h.as<S>()[i];
+      // Of two 16-bit numbers it may be beyond their type: then h takes another step to get there.
+      E::store(out.data(), i,
+               std::isfinite(difference) ? std::clamp(difference, -largest<E>(), largest<E>()) : difference);
       const S next = h.as<S>()[i] + E::load(out.data(), i);
       if (std::isfinite(next))
         h.as<S>()[i] = next;

@@ -31,6 +31,10 @@ class TopK final : public SparseVector {
   CompressorPtr as_contractive() const override { return with(values().contractive()); }
   CompressorPtr as_unbiased() const override { return with(values().unbiased()); }
 
+  /// For a mechanism that has selected (AdaCGD): at most target(x.numel) entries of `kept`, a selection from what
+  /// `form` makes of x and state (compressors/topk_select.h).
+  using SparseVector::send;
+
  private:
   /// x.numel < 2^32, else ArgumentError. If an element of what is compressed is not finite, the payload is the one of
   /// zeros and the state is as it was (kResidual: to rounding; callers with state look at x first).

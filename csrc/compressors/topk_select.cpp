@@ -141,6 +141,13 @@ bool select_largest(kernels::Form form, ConstView x, void* state, size_t target,
   return collect(kernels::Form::kPlain, sums, nullptr, target, KeyOf<S>{1}, s);
 }
 
+template <class S>
+void keep_largest(Selection<S>& selection, size_t target) {
+  if (selection.count > target) trim(selection, target);
+}
+
+template void keep_largest(Selection<float>&, size_t);
+template void keep_largest(Selection<double>&, size_t);
 template bool select_largest(kernels::Form, ConstView, void*, size_t, Selection<float>&);
 template bool select_largest(kernels::Form, ConstView, void*, size_t, Selection<double>&);
 

@@ -40,7 +40,13 @@ struct Selection {
 template <class S>
 bool select_largest(kernels::Form form, ConstView x, void* state, size_t target, Selection<S>& selection);
 
+/// Keeps the `target` largest entries, or all if there are no more; ties as above. O(count).
+template <class S>
+void keep_largest(Selection<S>& selection, size_t target);
+
 extern template bool select_largest(kernels::Form, ConstView, void*, size_t, Selection<float>&);
 extern template bool select_largest(kernels::Form, ConstView, void*, size_t, Selection<double>&);
+extern template void keep_largest(Selection<float>&, size_t);
+extern template void keep_largest(Selection<double>&, size_t);
 
 }  // namespace tsq

@@ -8,6 +8,7 @@
 // docs/algorithms.md; an instance of Ada3PC, Richtarik et al. 2022.
 #pragma once
 
+#include "compressors/topk.h"
 #include "mechanisms/estimate.h"
 
 namespace tsq {
@@ -25,10 +26,25 @@ class AdaCGD final : public EstimateReceiver {
 
  private:
   double zeta(size_t n, uint32_t world_size) const;
-  /// Adds r as the compressor of `level` codes it for messages of `dtype`.
-  bool encode_level(size_t level, DType dtype, ConstView r, const StepKey& key, Parts& out) const;
+  /// A gradient that must be sent: size = |x - h|^2 is more than `allowed`.
+  struct Errand {
+    ConstView x;
+    const View& h;
+    const EncodeKey& key;
+    double size, allowed;
+  };
+  /// Adds what the first level sends that leaves at most `allowed`, or else the last one; moves h. Returns the level,
+  /// or 0 if something was not finite. The levels of Top-K share one selection. S: h's type.
+  template <class S>
+  size_t climb(const Errand& errand, Parts& out) const;
+  template <class S>
+  bool select_all(const Errand& errand, std::vector<Selection<S>>& selected) const;
+  /// Adds the entries and moves h by them, if they leave at most `allowed`.
+  template <class S>
+  bool try_entries(const TopK& c, const Errand& errand, Selection<S>& kept, Parts& out) const;
 
   std::vector<CompressorPtr> written_, ladder_;
+  std::vector<const TopK*> sparse_;  // the levels that are Top-K; null for others
   std::optional<double> zeta_;
 };
 

@@ -34,7 +34,9 @@ void Bidirectional::receive(std::span<const Arrived> from, std::span<const View>
   if (any_non_finite(from)) return;
   std::vector<uint8_t> bytes(down_->max_bytes(out.numel, out.dtype, key.first));
   Parts parts(out.numel, bytes);
-  if (!down_->send(mean.view(), state.subspan(a, b - a), key, parts)) {
+  const auto owned = state.subspan(a, b - a);
+  // A 16-bit mean may have overflowed.
+  if (inspect(*down_, mean.view(), owned) != Delivery::kSend || !down_->send(mean.view(), owned, key, parts)) {
     fill_nan(out);
     return;
   }

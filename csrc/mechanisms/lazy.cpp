@@ -29,7 +29,11 @@ bool Lazy::send(ConstView x, std::span<const View> state, const StepKey& key, Pa
     send_whole(x, key, out);
   } else {
     // Without a previous gradient the trigger has nothing to compare with: the first message is sent.
-    const bool fires = key.first || squared_distance(x, h) > zeta_ * squared_distance(x, y);
+    bool fires = key.first;
+    if (!fires) {
+      const Distances distance = squared_distances(x, h, y);
+      fires = distance.to_shift > zeta_ * distance.to_previous;
+    }
     if (!fires)
       out.skip();
     else if (!send_increment(compressor(), x, h, key.encode, out))

@@ -68,6 +68,22 @@ std::vector<Bytes> payloads_of(const Parts& parts) {
   return out;
 }
 
+namespace {
+
+/// Throws WireError unless one of the compressors, which share the section's format, may have written it: the levels of
+/// a ladder differ in what their format does not say (TopK's k).
+void validate_as_one_of(std::span<const CompressorPtr> legal, const wire::Message& message, size_t index) {
+  for (const CompressorPtr& c : legal.first(legal.size() - 1)) {
+    try {
+      return validate_section(*c, message, index);
+    } catch (const WireError&) {  // perhaps the next one
+    }
+  }
+  validate_section(*legal.back(), message, index);
+}
+
+}  // namespace
+
 void check_slice(const wire::Message& message, size_t index, const Mechanism& mechanism, size_t numel, bool first) {
   for (size_t part = 0; part < mechanism.parts(); ++part) {
     const wire::Section& section = message.sections[index + part];
@@ -82,11 +98,12 @@ void check_slice(const wire::Message& message, size_t index, const Mechanism& me
       throw_wire("flags", "an increment", "a whole vector");
     else if (section.format.codec == wire::Codec::kNothing && (whole_step || !mechanism.has_fixed_size(first)))
       legal = {decoder_for(section.format)};
-    const auto found =
-        std::find_if(legal.begin(), legal.end(), [&](const CompressorPtr& c) { return c->format() == section.format; });
-    if (found == legal.end())
+    const auto others = std::remove_if(legal.begin(), legal.end(),
+                                       [&](const CompressorPtr& c) { return c->format() != section.format; });
+    legal.erase(others, legal.end());
+    if (legal.empty())
       throw_wire("section", concat("one of ", mechanism.codecs(part)[0]->spec()), "another codec or other parameters");
-    validate_section(**found, message, index + part);
+    validate_as_one_of(legal, message, index + part);
   }
 }
 

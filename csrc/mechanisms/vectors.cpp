@@ -1,6 +1,7 @@
 #include "mechanisms/vectors.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <vector>
 
@@ -26,37 +27,70 @@ Buffer take(size_t bytes) {
   return buffer;
 }
 
-constexpr size_t kLanes = 32, kChunk = 4096;
+constexpr size_t kLanes = 32, kBlock = 512, kChunk = 4096;
 
-/// Sum of squares of term(i), i < n: by chunks, in each of which 32 lanes add in T; chunks add in double.
+/// Adds the squares of term(i), begin <= i < end, to 32 lanes; begin is a multiple of 32.
 template <class T, class Term>
-double sum_of_squares(size_t n, const Term& term) {
-  double total = 0;
-  for (size_t begin = 0; begin < n; begin += kChunk) {
-    const size_t length = std::min(kChunk, n - begin), full = length / kLanes * kLanes;
-    T lanes[kLanes] = {};
-    for (size_t i = 0; i < full; i += kLanes)
-      for (size_t l = 0; l < kLanes; ++l) {
-        const T v = static_cast<T>(term(begin + i + l));
-        lanes[l] += v * v;
-      }
-    for (size_t l = 0; l < length - full; ++l) {
-      const T v = static_cast<T>(term(begin + full + l));
+void add_squares(size_t begin, size_t end, const Term& term, T* to) {
+  T lanes[kLanes];
+  std::copy_n(to, kLanes, lanes);
+  const size_t full = begin + (end - begin) / kLanes * kLanes;
+  for (size_t i = begin; i < full; i += kLanes)
+    for (size_t l = 0; l < kLanes; ++l) {
+      const T v = static_cast<T>(term(i + l));
       lanes[l] += v * v;
     }
-    for (size_t width = kLanes / 2; width > 0; width /= 2)
-      for (size_t l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-    total += static_cast<double>(lanes[0]);
+  for (size_t i = full; i < end; ++i) {
+    const T v = static_cast<T>(term(i));
+    lanes[i - full] += v * v;
+  }
+  std::copy_n(lanes, kLanes, to);
+}
+
+template <class T>
+double sum_of_lanes(T* lanes) {
+  for (size_t width = kLanes / 2; width > 0; width /= 2)
+    for (size_t l = 0; l < width; ++l) lanes[l] += lanes[l + width];
+  return static_cast<double>(lanes[0]);
+}
+
+/// Sums over i < n of the squares of each of the terms: by chunks, in each of which 32 lanes add in T; chunks add in
+/// double. The terms take turns in short blocks, so that what they share is read from memory once.
+template <class T, class... Term>
+std::array<double, sizeof...(Term)> sums_of_squares(size_t n, const Term&... term) {
+  std::array<double, sizeof...(Term)> total = {};
+  for (size_t begin = 0; begin < n; begin += kChunk) {
+    const size_t end = std::min(n, begin + kChunk);
+    T lanes[sizeof...(Term)][kLanes] = {};
+    for (size_t block = begin; block < end; block += kBlock) {
+      size_t which = 0;
+      (add_squares(block, std::min(end, block + kBlock), term, lanes[which++]), ...);
+    }
+    for (size_t which = 0; which < sizeof...(Term); ++which) total[which] += sum_of_lanes(lanes[which]);
   }
   return total;
 }
 
 /// In float where that is exact enough: squares of floats leave float's range beyond 2^64 and below 2^-63.
-template <class S, class Term>
-double careful_sum_of_squares(size_t n, const Term& term) {
-  const double sum = sum_of_squares<S>(n, term);
-  if (std::is_same_v<S, double> || (sum > 0x1p-80 && sum < 0x1p120)) return sum;
-  return sum_of_squares<double>(n, term);
+template <class S, class... Term>
+std::array<double, sizeof...(Term)> careful_sums_of_squares(size_t n, const Term&... term) {
+  std::array<double, sizeof...(Term)> sums = sums_of_squares<S>(n, term...);
+  if constexpr (!std::is_same_v<S, double>) {
+    size_t which = 0;
+    const auto repair = [&](const auto& one) {
+      double& sum = sums[which++];
+      if (!(sum > 0x1p-80 && sum < 0x1p120)) sum = sums_of_squares<double>(n, one)[0];
+    };
+    (repair(term), ...);
+  }
+  return sums;
+}
+
+/// i -> x_i - h_i, rounded to S as whoever compresses it sees it.
+template <class E>
+auto difference(ConstView x, ConstView h) {
+  using S = typename E::State;
+  return [data = x.data, shift = h.as<S>()](size_t i) { return static_cast<S>(E::load(data, i) - shift[i]); };
 }
 
 }  // namespace
@@ -79,14 +113,6 @@ void assign(View to, ConstView x) {
       for (size_t i = 0; i < x.numel; ++i)
         T::store(to.data, i, static_cast<typename T::State>(decltype(element)::load(x.data, i)));
     });
-  });
-}
-
-void subtract(ConstView x, ConstView h, View to) {
-  with_element(x.dtype, [&](auto element) {
-    using E = decltype(element);
-    using S = typename E::State;
-    for (size_t i = 0; i < x.numel; ++i) to.as<S>()[i] = E::load(x.data, i) - h.as<S>()[i];
   });
 }
 
@@ -137,16 +163,22 @@ double squared_distance(ConstView x, ConstView h) {
   return with_element(x.dtype, [&](auto element) {
     using E = decltype(element);
     using S = typename E::State;
-    const S* const shift = h.as<S>();
-    // The difference itself is rounded to S, as whoever compresses it sees it.
-    return careful_sum_of_squares<S>(x.numel, [&](size_t i) { return static_cast<S>(E::load(x.data, i) - shift[i]); });
+    return careful_sums_of_squares<S>(x.numel, difference<E>(x, h))[0];
   });
 }
 
 double squared_norm(ConstView x) {
   return with_element(x.dtype, [&](auto element) {
     using E = decltype(element);
-    return careful_sum_of_squares<typename E::State>(x.numel, [&](size_t i) { return E::load(x.data, i); });
+    return careful_sums_of_squares<typename E::State>(x.numel, [&](size_t i) { return E::load(x.data, i); })[0];
+  });
+}
+
+Distances squared_distances(ConstView x, ConstView h, ConstView y) {
+  return with_element(x.dtype, [&](auto element) -> Distances {
+    using E = decltype(element);
+    const auto sums = careful_sums_of_squares<typename E::State>(x.numel, difference<E>(x, h), difference<E>(x, y));
+    return {sums[0], sums[1]};
   });
 }
 

@@ -25,9 +25,6 @@ class ScratchVector {
 /// to = x, converted to `to`'s dtype (rounded to nearest even where that is narrower).
 void assign(View to, ConstView x);
 
-/// to = x - h; x of any dtype, h and `to` of S.
-void subtract(ConstView x, ConstView h, View to);
-
 /// to = 0.
 void clear(View to);
 
@@ -42,9 +39,14 @@ void divide(View to, double divisor);
 /// v = (1 - eta) v + eta x; v of S. eta = 1 gives x itself.
 void move_towards(View v, ConstView x, double eta);
 
-/// sum of (x - h)^2, h of S; and sum of x^2. In a fixed order, whatever the CPU; no overflow or underflow short of
-/// double's.
+/// Sum of (x - h)^2, h of S; and of x^2. In a fixed order, whatever the CPU; no overflow or underflow short of double's.
 double squared_distance(ConstView x, ConstView h);
 double squared_norm(ConstView x);
+
+/// |x - h|^2 and |x - y|^2, each as squared_distance gives it, in one sweep over memory; h and y of S.
+struct Distances {
+  double to_shift, to_previous;
+};
+Distances squared_distances(ConstView x, ConstView h, ConstView y);
 
 }  // namespace tsq
