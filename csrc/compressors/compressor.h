@@ -91,7 +91,7 @@ class Compressor {
   /// parts: n elements are at most n / 2^14 + 1 stretches of 2^14, or of granules where those have a length of their
   /// own.
   Capacity capacity(DType dtype) const {
-    const bool granular = has_fixed_size() && granularity() > 1;
+    const bool granular = has_fixed_size() && format().codec != wire::Codec::kSubset;
     return {.slope = static_cast<int64_t>(max_bytes(Capacity::kUnit, dtype)),
             .constant = static_cast<int64_t>(max_bytes(granular ? granularity() : Capacity::kUnit, dtype))};
   }
