@@ -34,7 +34,8 @@ def decode(message: torch.Tensor) -> torch.Tensor:
     """The 1-D tensor that a message carries, in the dtype that was encoded; NaN where the sender had Inf or NaN.
 
     Raises:
-        WireError: (a ValueError) naming the field, what was expected and what was found, if the bytes are not a legal message.
+        WireError: (a ValueError) naming the field, what was expected and what was found, if the bytes are not a legal message, or
+            claim more than 2^32 elements or more than memory holds.
     """
     return _C.decode(_tensor(message, "message"))
 

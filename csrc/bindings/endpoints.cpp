@@ -1,4 +1,6 @@
 // Sender, Receiver, encode and decode.
+#include <new>
+
 #include "bindings/module.h"
 #include "common/error.h"
 #include "compressors/message.h"
@@ -68,12 +70,22 @@ at::Tensor encode(const std::string& spec, const at::Tensor& tensor, uint64_t se
   });
 }
 
+/// Memory for what a message claims to hold: that it cannot be had is the message's fault.
+at::Tensor claimed_tensor(uint64_t numel, DType dtype) {
+  try {
+    return new_tensor(numel, to_scalar_type(dtype));
+  } catch (const c10::Error&) {
+  } catch (const std::bad_alloc&) {
+  }
+  throw_wire("numel", "elements that fit into memory", concat(numel, " of ", name_of(dtype)));
+}
+
 at::Tensor decode(const at::Tensor& message) {
   const Bytes bytes = bytes_of(message, "message");
   py::gil_scoped_release no_gil;
   uint64_t numel = 0;
   const wire::Message parsed = check_message(bytes, &numel);
-  at::Tensor out = new_tensor(numel, to_scalar_type(parsed.header.dtype));
+  at::Tensor out = claimed_tensor(numel, parsed.header.dtype);
   decode_message(parsed, view_of(out, "out"));
   return out;
 }

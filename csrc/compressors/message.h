@@ -33,7 +33,12 @@ size_t encode_message(const Compressor& compressor, ConstView x, const Encoding&
 /// send. Reads the state only if x has magnitudes of 2^96 or more.
 bool finite_with(ConstView x, const View& state);
 
-/// Checks all of a message, payloads included; `numel` becomes its total number of elements. Throws WireError.
+/// The most elements of a message that is decoded on its own. Few bytes may claim any number of them (codec 12 needs
+/// none).
+constexpr uint64_t kMaxDecoded = uint64_t{1} << 32;
+
+/// Checks all of a message, payloads included; `numel` becomes its total number of elements, at most kMaxDecoded.
+/// Throws WireError.
 wire::Message check_message(Bytes bytes, uint64_t* numel);
 
 /// Throws WireError unless section `index` has a legal payload for `compressor`; one that is marked has none but zeros.

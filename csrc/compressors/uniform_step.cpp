@@ -28,18 +28,17 @@ UniformCodes& scratch() {
   return *codes;
 }
 
-/// Walks over the segments of a payload; an empty section has none.
+/// Walks over the segments of a payload.
 class SegmentReader {
  public:
   SegmentReader(Bytes payload, size_t n) : payload_(payload), n_(n), step_(load<float>(payload.data())) {
-    at_ = step_ == 0 ? payload.size() : 4 + 4 * segments_of(n);
+    at_ = 4 + 4 * segments_of(n);
   }
 
   float step() const { return step_; }
 
   /// Reads segment `index`, each in turn; false if it is all zero. Throws WireError if it is not legal.
   bool next(size_t index, UniformCodes& codes) {
-    if (step_ == 0) return false;
     const size_t length = load<uint32_t>(payload_.data() + 4 + 4 * index);
     const Bytes segment = payload_.subspan(at_, length);
     at_ += length;
@@ -100,10 +99,12 @@ CompressorPtr UniformStep::resolved(bool stochastic) const {
   return std::make_shared<UniformStep>(config);
 }
 
-size_t UniformStep::max_bytes(size_t n, DType) const {
+size_t UniformStep::max_bytes(size_t n, DType dtype) const {
   const size_t whole = n / kUniformSegment, rest = n % kUniformSegment;
-  return 4 + 4 * segments_of(n) + whole * max_segment_bytes(kUniformSegment) + max_segment_bytes(rest);
+  return zero_bytes(n, dtype) + whole * max_segment_bytes(kUniformSegment) + max_segment_bytes(rest);
 }
+
+size_t UniformStep::zero_bytes(size_t n, DType) const { return 4 + 4 * segments_of(n); }
 
 double UniformStep::expected_bits(size_t n, DType dtype) const {
   return config_.bits ? *config_.bits * static_cast<double>(n) : 8.0 * static_cast<double>(max_bytes(n, dtype));
@@ -114,15 +115,15 @@ Compressor::Encoded UniformStep::run(kernels::Form form, ConstView x, void* stat
   kernels::UniformGrid grid{.stochastic = stochastic(), .key = key.philox};
   const auto step = config_.step ? static_cast<float>(*config_.step)
                                  : choose_uniform_step(grid, form, x, state, *config_.bits * key.rate);
-  const Encoded nothing{4, step.has_value()};
-  store<float>(out.data(), 0.0f);
+  const Encoded nothing{zero_bytes(x.numel, x.dtype), step.has_value()};
+  std::fill_n(out.begin(), nothing.bytes, uint8_t{0});
   if (!step) return nothing;
   grid.step = *step == 0 ? 1.0f : *step;
   grid.inverse = *step == 0 ? 0.0f : 1.0f / *step;
   const View whole{state, state_dtype(x.dtype), x.numel};
   const size_t segments = segments_of(x.numel);
   uint8_t* const lengths = out.data() + 4;
-  size_t end = 4 + 4 * segments;
+  size_t end = nothing.bytes;
   bool any = false;
   UniformCodes& codes = scratch();
   for (size_t s = 0; s < segments; ++s) {
@@ -130,10 +131,9 @@ Compressor::Encoded UniformStep::run(kernels::Form form, ConstView x, void* stat
     void* const part = state != nullptr ? whole.slice(begin, count).data : nullptr;
     if (!kernels::quantize_uniform(grid, form, x.slice(begin, count), part, key.offset + begin, codes)) {
       if (any) store<float>(out.data(), grid.step);
-      std::fill(lengths + 4 * s, lengths + 4 * segments, uint8_t{0});
-      undo(form, *this, out.first(any ? end : 4), x.slice(0, begin), whole);
-      store<float>(out.data(), 0.0f);
-      return {4, false};
+      undo(form, *this, out.first(end), x.slice(0, begin), whole);
+      std::fill_n(out.begin(), nothing.bytes, uint8_t{0});
+      return {nothing.bytes, false};
     }
     const size_t bytes = write_segment(codes, out.data() + end);
     store<uint32_t>(lengths + 4 * s, static_cast<uint32_t>(bytes));
@@ -148,16 +148,14 @@ Compressor::Encoded UniformStep::run(kernels::Form form, ConstView x, void* stat
 void UniformStep::validate(Bytes in, uint64_t n, DType) const {
   if (in.size() < 4) throw_wire("bytes", "at least 4", in.size());
   const auto step = load<float>(in.data());
-  if (load<uint32_t>(in.data()) == 0) {
-    if (in.size() != 4) throw_wire("bytes", "4 in an empty section", in.size());
-    return;
-  }
-  if (!(step >= kMinUniformStep && step <= kMaxUniformStep))
+  const bool empty = load<uint32_t>(in.data()) == 0;
+  if (!empty && !(step >= kMinUniformStep && step <= kMaxUniformStep))
     throw_wire("payload", "a step of 0 or from 2^-126 to 2^112", step);
   const uint64_t segments = segments_of(n), room = in.size() / 4 - 1;
   if (segments > room) throw_wire("bytes", concat("at least 4 for each of ", segments, " segments"), in.size() - 4);
   uint64_t expected = 4 + 4 * segments;
   for (uint64_t s = 0; s < segments; ++s) expected += load<uint32_t>(in.data() + 4 + 4 * s);
+  if (empty && expected != 4 + 4 * segments) throw_wire("payload", "lengths of 0 in an empty section", "others");
   if (expected != in.size()) throw_wire("bytes", expected, in.size());
   SegmentReader reader(in, n);
   for (uint64_t s = 0; s < segments; ++s) reader.next(s, scratch());

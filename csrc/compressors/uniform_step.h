@@ -32,7 +32,7 @@ class UniformStep final : public FusedCompressor {
   CompressorPtr as_contractive() const override { return resolved(false); }
   CompressorPtr as_unbiased() const override { return resolved(true); }
   size_t max_bytes(size_t n, DType dtype) const override;
-  size_t zero_bytes(size_t, DType) const override { return 4; }
+  size_t zero_bytes(size_t n, DType dtype) const override;
   bool has_fixed_size() const override { return false; }
   /// The wanted number; with `step` nothing is known before the data is seen: the maximum.
   double expected_bits(size_t n, DType dtype) const override;

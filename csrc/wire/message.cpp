@@ -43,35 +43,33 @@ Header read_header(Bytes bytes) {
 struct Fields {
   uint8_t min_bits, max_bits, max_variant;
   bool has_block;
-  bool exists = true;
   bool has_values = false;  ///< the variant's lowest bits are a ValueCoding, and bits and block belong to it
   uint32_t max_block = 4096;
   bool block_optional = false;  ///< 0 is legal too
 };
 
-constexpr Fields kReserved{0, 0, 0, false, false};
-constexpr Fields kLevels{2, 16, 0, true, true, false, 65536, true};
-constexpr Fields kPowers{2, 6, 0, true, true, false, 65536, true};
+constexpr Fields kLevels{2, 16, 0, true, false, 65536, true};
+constexpr Fields kPowers{2, 6, 0, true, false, 65536, true};
 
 constexpr Fields kFields[] = {
-    {0, 0, 0, false},                                      // Codec::kRaw
-    {1, 8, 1, true},                                       // Codec::kQuantizer
-    {1, 1, 0, true},                                       // Codec::kSign
-    {2, 2, 0, true},                                       // Codec::kTernary
-    {0, 0, 0, false},                                      // Codec::kNatural
-    {0, 0, 0, false},                                      // Codec::kUniformStep
-    {0, 0, kFittedValues, false, true, true},              // Codec::kTopK
-    {0, 0, kPermuted | kFittedValues, false, true, true},  // Codec::kSubset
-    {0, 0, 0, false},                                      // Codec::kSparseSign
-    kLevels,                                               // Codec::kDithering
-    kPowers,                                               // Codec::kNaturalDithering
-    {0, 0, 3, false},                                      // Codec::kCast
-    {0, 0, 0, false},                                      // Codec::kNothing
+    {0, 0, 0, false},                                // Codec::kRaw
+    {1, 8, 1, true},                                 // Codec::kQuantizer
+    {1, 1, 0, true},                                 // Codec::kSign
+    {2, 2, 0, true},                                 // Codec::kTernary
+    {0, 0, 0, false},                                // Codec::kNatural
+    {0, 0, 0, false},                                // Codec::kUniformStep
+    {0, 0, kFittedValues, false, true},              // Codec::kTopK
+    {0, 0, kPermuted | kFittedValues, false, true},  // Codec::kSubset
+    {0, 0, 0, false},                                // Codec::kSparseSign
+    kLevels,                                         // Codec::kDithering
+    kPowers,                                         // Codec::kNaturalDithering
+    {0, 0, 3, false},                                // Codec::kCast
+    {0, 0, 0, false},                                // Codec::kNothing
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
 
 Section read_section(const uint8_t* p) {
-  if (p[0] >= kCodecCount || !kFields[p[0]].exists) throw_wire("codec", "a known number", int{p[0]});
+  if (p[0] >= kCodecCount) throw_wire("codec", "a known number", int{p[0]});
   if (p[1] > (kNonFinite | kWhole)) throw_wire("flags", "0 to 3", int{p[1]});
   Fields fields = kFields[p[0]];
   const uint32_t block = load<uint32_t>(p + 4);

@@ -31,6 +31,7 @@ std::vector<uint8_t> message_around(const uint8_t* data, size_t size) {
   section.format = {static_cast<wire::Codec>(pinned != nullptr ? std::atoi(pinned) : data[0]), data[2], data[3],
                     load<uint32_t>(data + 4)};
   section.non_finite = data[1] & 1;
+  section.whole = data[1] & 2;
   section.numel = load<uint32_t>(data + 12) % kMaxNumel;
   section.bytes = size - kEntry;
   wire::Writer writer(out, {.dtype = static_cast<DType>(data[8] % kDTypeCount), .sections = 1});

@@ -4,9 +4,10 @@
     python tests/golden/make_golden.py --check    fails if a file differs from what would be written
 
 One manifest entry is one message. `sections` lists, in table order, what was encoded: codec, input, arguments of
-`reference.quantize`. `message_sha256` is of the file; `values_sha256` of the fp32 values of the sections (what
-the block quantizer defines, raw elements converted); `decoded_sha256` of the same in the header's dtype (what `decode`
-returns). Both are taken of the little-endian elements, in order, every NaN as the positive quiet NaN without payload.
+`reference.quantize`; `whole` if the section has this flag; of codec "nothing" the numel alone. `message_sha256` is of the
+file; `values_sha256` of the fp32 values of the sections (what the block quantizer defines, raw elements converted);
+`decoded_sha256` of the same in the header's dtype (what `decode` returns). Both are taken of the little-endian elements,
+in order, every NaN as the positive quiet NaN without payload.
 
 Inputs (`make_input`) are integer arithmetic, exact in float64 and then rounded once to the message's dtype:
 
@@ -22,6 +23,7 @@ import hashlib
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,9 +81,13 @@ def build(entry: dict[str, Any]) -> Tensor:
     dtype = getattr(torch, entry["dtype"])
     sections = []
     for s in entry["sections"]:
+        if s["codec"] == "nothing":
+            sections.append(reference.Section(reference.codes.NOTHING, 0, 0, 0, 0, s["numel"], 0, torch.empty(0, dtype=torch.uint8)))
+            continue
         x = make_input(s["input"], dtype)
         if "arguments" in s:
-            sections += encode(x, entry, s).sections
+            (section,) = encode(x, entry, s).sections
+            sections.append(replace(section, flags=section.flags | (reference.wire.WHOLE if s.get("whole") else 0)))
             continue
         payload = reference.quantizer.quantize(
             x, s["bits"], s["block"], s["levels"], s["rounding"], entry["seed"], entry["step"], entry["rank"],
@@ -91,6 +97,11 @@ def build(entry: dict[str, Any]) -> Tensor:
         sections.append(reference.Section(reference.quantizer.QUANTIZER, flags, s["bits"], levels, s["block"], x.numel(),
                                           payload.numel(), payload))
     return reference.build_message(sections, dtype, entry["kind"], entry["rank"], entry["step"])
+
+
+def encode_makes(entry: dict[str, Any]) -> bool:
+    """Whether the message is one that encode makes: a worker's, of one section."""
+    return entry["kind"] == 0 and len(entry["sections"]) == 1
 
 
 def values_of(message: Tensor) -> Tensor:
@@ -126,7 +137,7 @@ def index_line(entry: dict[str, Any], message: Tensor) -> str:
     one that encode makes, seed, step, rank, input, and the world size if it is not 1."""
     first = entry["sections"][0]
     spec, given = "-", "-"
-    if entry["kind"] == 0 and len(entry["sections"]) == 1:
+    if encode_makes(entry):
         arguments = first.get("arguments", {name: first[name] for name in ("bits", "block", "levels", "rounding") if name in first})
         name = first["codec"] if "arguments" in first else "Quantizer"
         spec = _call(name, arguments)
@@ -297,6 +308,9 @@ ENTRIES = [
            _quantized(_sum4(40, 33), 3, "unbiased", 32, parameter=2**33, offset=2**37, shrink=0.3),
            _quantized({"runs": [[4, "3f800000"], [1, "7fc00000"]]}, 2, "fit", parameter=7),
            _quantized(_sum4(300, 34), 2, "fit", parameter=8), kind=1, rank=3, step=7, seed=42),
+    _entry("skipped_and_whole", {"codec": "nothing", "numel": 70}, {**_coded("TopK", _sum4(333, 81), k=9), "whole": True},
+           {**_coded("Sign", {"runs": [[4, "3f800000"], [1, "7fc00000"]]}), "whole": True}, {"codec": "nothing", "numel": 0},
+           rank=2, step=9),
 ]
 
 

@@ -2,7 +2,7 @@
 
 It shares no line with the library or with its reference, and is as strict as the page says a reader is: what it accepts, with which values,
 is a test of the page. ``decode(bytes)`` gives the values as float64, each representable in the dtype of the header. A new codec is one
-function and one entry of CODECS.
+function, here or in a file beside, and one entry of CODECS.
 """
 
 from __future__ import annotations
@@ -13,223 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .dense import cast, dithering, natural, nothing, quantizer, raw
+from .elements import DTYPES, DType, Illegal, Section, TooLarge, require
+from .sparse import sparse_sign, sparse_vector, subset
+from .uniform import uniform
 
-class Illegal(ValueError):
-    """The bytes are not a message."""
-
-
-def require(condition: bool, what: str) -> None:
-    if not condition:
-        raise Illegal(what)
-
-
-class Section(NamedTuple):
-    codec: int
-    flags: int
-    bits: int
-    variant: int
-    block: int
-    numel: int
-    bytes: int
-
-
-class DType(NamedTuple):
-    name: str
-    size: int
-
-
-DTYPES = (DType("float32", 4), DType("float64", 8), DType("float16", 2), DType("bfloat16", 2))
-
-
-def ceil(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-# ---- element types --------------------------------------------------------------------------------------------------
-
-
-def read_elements(data: bytes, dtype: DType) -> np.ndarray:
-    """Little-endian elements as float64."""
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        if dtype.name == "bfloat16":
-            return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-        return np.frombuffer(data, {"float32": "<f4", "float64": "<f8", "float16": "<f2"}[dtype.name]).astype(np.float64)
-
-
-def round_to(values: np.ndarray, dtype: DType) -> np.ndarray:
-    """float32 values rounded once to the header's type, to nearest even, as float64."""
-    with np.errstate(over="ignore"):
-        if dtype.name == "float16":
-            return values.astype(np.float32).astype(np.float16).astype(np.float64)
-        if dtype.name != "bfloat16":
-            return values.astype(np.float64)
-        bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
-        rounded = bits + 0x7FFF + (bits >> 16 & 1)
-        return ((rounded >> 16 << 16).astype(np.uint32)).view(np.float32).astype(np.float64)
-
-
-# ---- lanes, rows, words ---------------------------------------------------------------------------------------------
-
-
-def tile_codes(data: bytes, elements: int, bits: int) -> list[int]:
-    """The codes of a tile of up to 256 elements, "interleaved-32": 32 words, one per lane, rows in ascending bits."""
-    rows = ceil(elements, 32)
-    width = ceil(bits * rows, 8)
-    require(len(data) == 32 * width, "a tile of another length")
-    words = [int.from_bytes(data[lane * width:(lane + 1) * width], "little") for lane in range(32)]
-    codes = []
-    for i in range(elements):
-        lane, row = i % 32, i // 32
-        codes.append(words[lane] >> row * bits & (1 << bits) - 1)
-        words[lane] &= ~((1 << bits) - 1 << row * bits)
-    require(not any(words), "bits that belong to no element")
-    return codes
-
-
-class Reader:
-    """Bytes from the front; whoever takes too many is told so."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def take(self, count: int) -> bytes:
-        require(count <= len(self.data) - self.at, "the payload is too short")
-        self.at += count
-        return self.data[self.at - count:self.at]
-
-    def end(self) -> None:
-        require(self.at == len(self.data), "the payload is too long")
-
-
-# ---- codec 0: raw ---------------------------------------------------------------------------------------------------
-
-
-def raw(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
-    require(len(payload) == section.numel * dtype.size, "length")
-    return read_elements(payload, dtype)
-
-
-# ---- codecs 1 to 3: the block quantizer and its relatives -----------------------------------------------------------
-
-UNBIASED, FIT = 0, 1
-
-
-def block_values(codes: list[int], pattern: int, bits: int, levels: int) -> list[np.float32]:
-    """The values of one block from its codes and its scale's bit pattern."""
-    negative, magnitude = pattern >> 31, np.uint32(pattern & 0x7FFFFFFF).view(np.float32)
-    top = (1 << bits) - 1
-    zero_centred = 2 * ((1 << bits - 1) - 1)  # 2 s, the largest code
-    cap = np.float32(float.fromhex("0x1.FFFFFp127")) / np.float32(top if negative else max(zero_centred // 2, 1))
-    require(bool(magnitude <= cap), "a scale above cap")
-    if pattern == 0:
-        require(not any(codes), "a code in an empty block")
-        return [np.float32(0)] * len(codes)
-    if levels == UNBIASED:
-        require(not negative, "a sign bit under unbiased")
-        if bits == 1:
-            return [np.float32(2 * q - 1) * magnitude for q in codes]
-    elif negative:
-        return [np.float32(2 * q + 1 - (top + 1)) * magnitude for q in codes]
-    else:
-        require(bits > 1, "fit with one bit is mid-rise")
-    require(all(q <= zero_centred for q in codes), "an illegal code")
-    return [np.float32(q - zero_centred // 2) * magnitude for q in codes]
-
-
-def quantizer(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
-    n, bits, block = section.numel, section.bits, section.block
-    length = 4 * ceil(n, block) + 32 * (bits * (n // 256) + ceil(bits * ceil(n % 256, 32), 8))
-    require(len(payload) == length, "length")
-    reader, group, values = Reader(payload), max(block, 256), []
-    for begin in range(0, n, group):
-        m = min(group, n - begin)
-        scales = struct.unpack(f"<{ceil(m, block)}I", reader.take(4 * ceil(m, block)))
-        codes: list[int] = []
-        for tile in range(0, m, 256):
-            t = min(256, m - tile)
-            codes += tile_codes(reader.take(32 * ceil(bits * ceil(t, 32), 8)), t, bits)
-        for i, scale in enumerate(scales):
-            values += block_values(codes[i * block:(i + 1) * block], scale, bits, section.variant)
-    reader.end()
-    return round_to(np.array(values, np.float32), dtype)
-
-
-# ---- codec 4: natural -----------------------------------------------------------------------------------------------
-
-
-def natural(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
-    n = section.numel
-    require(len(payload) == n + 32 * ceil(n, 256), "length")
-    reader, patterns = Reader(payload), []
-    for tile in range(0, n, 256):
-        t = min(256, n - tile)
-        exponents, signs = reader.take(t), reader.take(32)
-        for i, exponent in enumerate(exponents):
-            sign = signs[i % 32] >> i // 32 & 1
-            require(exponent != 255, "an exponent of 255")
-            require(exponent > 0 or not sign, "the sign of a zero")
-            patterns.append(sign << 31 | exponent << 23)
-        for i in range(t, 256):
-            require(not signs[i % 32] >> i // 32 & 1, "a sign that belongs to no element")
-    return round_to(np.array(patterns, np.uint32).view(np.float32), dtype)
-
-
-# ---- codec 6: top-k -------------------------------------------------------------------------------------------------
-
-SEGMENT = 16384
-
-
-def bit(data: bytes, i: int) -> int:
-    return data[i // 8] >> i % 8 & 1
-
-
-def bitmap(reader: Reader, u: int, count: int) -> list[int]:
-    body = reader.take(ceil(u, 8))
-    positions = [p for p in range(8 * len(body)) if bit(body, p)]
-    require(len(positions) == count and all(p < u for p in positions), "a bitmap of other positions than its head says")
-    return positions
-
-
-def elias_fano(reader: Reader, u: int, count: int) -> list[int]:
-    low = (u // count).bit_length() - 1
-    end = count * low + count + ((u - 1) >> low)
-    body = reader.take(ceil(end, 8))
-    require(not any(bit(body, i) for i in range(end, 8 * len(body))), "padding")
-    ones = [i - count * low for i in range(count * low, end) if bit(body, i)]
-    require(len(ones) == count, "another number of positions than the head says")
-    positions = []
-    for j, one in enumerate(ones):
-        lower = sum(bit(body, j * low + i) << i for i in range(low))
-        positions.append((one - j << low) + lower)
-    require(all(a < b for a, b in zip([-1, *positions], positions)), "positions that do not ascend")
-    require(positions[-1] < u, "a position beyond the segment")
-    return positions
-
-
-def index_coding(reader: Reader, n: int) -> list[int]:
-    heads = struct.unpack(f"<{ceil(n, SEGMENT)}H", reader.take(2 * ceil(n, SEGMENT)))
-    indices: list[int] = []
-    for s, head in enumerate(heads):
-        u, count = min(SEGMENT, n - s * SEGMENT), head & 0x7FFF
-        require(count <= u and head != 0x8000, "an illegal head")
-        if count:
-            indices += [s * SEGMENT + p for p in (bitmap if head >> 15 else elias_fano)(reader, u, count)]
-    return indices
-
-
-def top_k(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
-    require(section.numel <= SEGMENT * len(payload), "length")  # two bytes of head for every segment, so that n is credible
-    reader = Reader(payload)
-    indices = index_coding(reader, section.numel)
-    entries = read_elements(reader.take(len(indices) * dtype.size), dtype)
-    reader.end()
-    require(bool(np.isfinite(entries).all()), "a value that is not finite")
-    values = np.zeros(section.numel)
-    values[indices] = entries
-    return values
-
-
-# ---- messages -------------------------------------------------------------------------------------------------------
+__all__ = ["CODECS", "Illegal", "TooLarge", "decode", "dtype_of"]
 
 
 class Codec(NamedTuple):
@@ -238,26 +27,43 @@ class Codec(NamedTuple):
     read: Callable[[bytes, Section, DType], np.ndarray]
     bits: range = range(1)
     variants: range = range(1)
-    has_block: bool = False
+    blocks: range = range(0)  # its exponents, if the block is not 0
+    zero_block: bool = True
 
 
+BLOCKS, DITHERING_BLOCKS = range(5, 13), range(5, 17)
 CODECS = {
     0: Codec(raw),
-    1: Codec(quantizer, range(1, 9), range(2), True),
-    2: Codec(quantizer, range(1, 2), has_block=True),
-    3: Codec(quantizer, range(2, 3), has_block=True),
+    1: Codec(quantizer, range(1, 9), range(2), BLOCKS, zero_block=False),
+    2: Codec(quantizer, range(1, 2), range(1), BLOCKS, zero_block=False),
+    3: Codec(quantizer, range(2, 3), range(1), BLOCKS, zero_block=False),
     4: Codec(natural),
-    6: Codec(top_k),
+    5: Codec(uniform),
+    6: Codec(sparse_vector, range(9), range(6), BLOCKS),
+    7: Codec(subset, range(9), range(14), BLOCKS),
+    8: Codec(sparse_sign),
+    9: Codec(dithering, range(2, 17), range(1), DITHERING_BLOCKS),
+    10: Codec(dithering, range(2, 7), range(1), DITHERING_BLOCKS),
+    11: Codec(cast, variants=range(4)),
+    12: Codec(nothing),
 }
 
 
-def read_section(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
+def check_entry(section: Section) -> Codec:
     require(section.codec in CODECS, f"codec {section.codec}")
-    codec = CODECS[section.codec]
-    require(section.flags in (0, 1), "flags")
+    codec, block = CODECS[section.codec], section.block
+    require(section.flags <= 3, "flags")
     require(section.bits in codec.bits and section.variant in codec.variants, "bits or variant")
-    blocks = [1 << k for k in range(5, 13)] if codec.has_block else [0]
-    require(section.block in blocks, "block")
+    require(codec.zero_block if block == 0 else block in [1 << k for k in codec.blocks], "block")
+    if section.codec in (6, 7):
+        coding = section.variant & 7
+        require(coding <= 5, "the value coding")
+        require((section.bits > 0) == (block > 0) == (coding >= 4), "bits or block of the value coding")
+    return codec
+
+
+def read_section(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
+    codec = check_entry(section)
     values = codec.read(payload, section, dtype)
     if section.flags & 1:
         require(not any(payload), "a payload in a section that is not finite")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -212,6 +214,51 @@ def test_a_marked_section_has_an_empty_payload():
         reference.decode(message)
     with pytest.raises(tsq.WireError):
         tsq.decode(message)
+
+
+def claims(*sections: tuple[int, int, int], dtype: int = 0) -> torch.Tensor:
+    """A message of all-zero payloads; sections: codec, claimed numel, bytes."""
+    length = 32 + 24 * len(sections) + sum(size for _, _, size in sections)
+    table = b"".join(struct.pack("<4BIQQ", codec, 0, 0, 0, 0, numel, size) for codec, numel, size in sections)
+    header = struct.pack("<4sHBBIIQQ", b"TSQM", 1, dtype, 0, len(sections), 0, 0, length)
+    return torch.tensor(list((header + table).ljust(length, b"\0")), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(("sections", "claimed"), [
+    ([(12, 2**32 + 1, 0)], "4294967297"),
+    ([(12, 2**64 - 1, 0)], "18446744073709551615"),
+    ([(12, 2**63, 0), (12, 2**63, 0)], "9223372036854775808"),  # a sum of 0 modulo 2^64
+    ([(12, 5, 0), (12, 2**64 - 5, 0)], "5 and 18446744073709551611 more"),
+    ([(7, 2**32 - 1, 16), (7, 2**32 - 1, 16)], "4294967295 and 4294967295 more"),
+])
+def test_decode_refuses_to_make_room_for_a_huge_claim(sections, claimed):
+    with pytest.raises(tsq.WireError, match=rf"numel: expected at most 2\^32 = 4294967296 in all, found {claimed}$"):
+        tsq.decode(claims(*sections))
+
+
+def test_an_empty_uniform_section_has_a_length_for_each_segment():
+    assert torch.equal(tsq.decode(claims((5, 65537, 12))), torch.zeros(65537))
+    for decode in (tsq.decode, reference.decode):
+        with pytest.raises(ValueError, match="bytes: expected"):
+            decode(claims((5, 2**31, 4)))
+
+
+def test_decode_names_numel_when_memory_cannot_be_had():
+    """In a process of its own with a limit on its address space: 16 GiB of float64."""
+    code = """if True:
+        import resource, sys, torch, torch_smoothquant as tsq
+        message = torch.tensor(list(bytes.fromhex(sys.argv[1])), dtype=torch.uint8)
+        tsq.decode(tsq.encode("Identity()", torch.ones(3)))
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, resource.RLIM_INFINITY))
+        try:
+            tsq.decode(message)
+        except tsq.WireError as error:
+            print(error)
+    """
+    message = bytes(claims((12, 2**31, 0), dtype=1).tolist())
+    done = subprocess.run([sys.executable, "-c", code, message.hex()], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "bad message: numel: expected elements that fit into memory, found 2147483648 of float64\n", done.stderr
 
 
 def accepts(decode, message: torch.Tensor) -> torch.Tensor | None:

@@ -262,11 +262,16 @@ def decode_segment(data: bytes, numel: int) -> Tensor:
 # ------------------------------------------------------------------ the payload
 
 
+def empty(numel: int) -> Tensor:
+    """The payload of zeros."""
+    return torch.zeros(4 + 4 * -(-numel // SEGMENT), dtype=torch.uint8)
+
+
 def encode(z: Tensor, step: float, u: Tensor | None = None) -> Tensor:
     """Payload of z (float32, finite) at a step, a float32; 0: an empty section. u: the dither, None to round to nearest."""
     q = integers(z, step, u) if step else torch.zeros(z.numel(), dtype=torch.int64)
     if not bool(q.any()):
-        return torch.zeros(4, dtype=torch.uint8)
+        return empty(z.numel())
     segments = [encode_segment(part) for part in q.split(SEGMENT)]
     data = struct.pack("<f", step) + struct.pack(f"<{len(segments)}I", *map(len, segments)) + b"".join(segments)
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -277,14 +282,12 @@ def decode(payload: Tensor, numel: int) -> Tensor:
     reader = _Reader(bytes(payload.tolist()))
     bits = reader.integer(4, "the step")
     step = torch.tensor([bits], dtype=torch.int64).to(torch.int32).view(torch.float32)
-    if bits == 0:
-        check(payload.numel() == 4, "bytes", 4, payload.numel())
-        return torch.zeros(numel)
-    check(MIN_STEP <= float(step) <= MAX_STEP, "payload", "a step of 0 or from 2^-126 to 2^112", float(step))
+    check(bits == 0 or MIN_STEP <= float(step) <= MAX_STEP, "payload", "a step of 0 or from 2^-126 to 2^112", float(step))
     count = -(-numel // SEGMENT)
     check(payload.numel() >= 4 + 4 * count, "bytes", f"at least {4 + 4 * count}", payload.numel())
     lengths = struct.unpack(f"<{count}I", reader.take(4 * count, "lengths"))
     check(4 + 4 * count + sum(lengths) == payload.numel(), "bytes", 4 + 4 * count + sum(lengths), payload.numel())
+    check(bits != 0 or not any(lengths), "payload", "lengths of 0 in an empty section", "others")
     parts = [decode_segment(reader.take(length, "a segment"), min(SEGMENT, numel - s * SEGMENT)) for s, length in enumerate(lengths)]
     return torch.cat([torch.empty(0), *(q.to(torch.float32) * step for q in parts)])
 
@@ -294,7 +297,7 @@ def _encode(x: Tensor, key: Key, bits: float | None = None, step: float | None =
         raise ValueError("bits, step: expected one of them, found " + ("none" if bits is None else "both"))
     z = x.to(torch.float32)
     if not bool(z.isfinite().all()):
-        return Encoding(torch.zeros(4, dtype=torch.uint8), False)
+        return Encoding(empty(x.numel()), False)
     stochastic, stream = rounding != "nearest", philox_key(key.seed, key.step, key.rank)
     if bits is not None:
         step = choose_step(z, bits, stochastic, stream)

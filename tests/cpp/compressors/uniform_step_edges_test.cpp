@@ -22,9 +22,11 @@ TEST(UniformStep, ZerosAndTinyOnesAreAnEmptySection) {
     for (size_t i = 0; i < x.size(); ++i) x.set(i, tiny);
     Octets out(c.max_bytes(x.size(), DType::kFloat32));
     const auto sent = c.encode_residual(x.view(), e.view(), {}, out);
-    EXPECT_TRUE(sent.finite && sent.bytes == 4 && load<uint32_t>(out.data()) == 0);
+    EXPECT_TRUE(sent.finite && sent.bytes == 12 && sent.bytes == c.zero_bytes(x.size(), DType::kFloat32));
+    out.resize(sent.bytes);
+    EXPECT_EQ(out, Octets(12));
     EXPECT_EQ(test::max_difference(x.view(), e.view()), 0.0);
-    EXPECT_NO_THROW(c.validate(Bytes(out).first(4), x.size(), DType::kFloat32));
+    EXPECT_NO_THROW(c.validate(out, x.size(), DType::kFloat32));
   }
   Vector lone(DType::kFloat32, 1'000'000);  // in no chunk of the sample
   lone.set(999'937, 3.0);
@@ -91,12 +93,16 @@ TEST(UniformStep, RejectsIllegalPayloads) {
   store<uint16_t>(&bad[8], uint16_t{0});
   EXPECT_TRUE(test::contains(error(bad), "masks"));
   bad = good;
-  bad.resize(4);
+  bad.resize(8);
   EXPECT_NE(error(bad), "");
   store<uint32_t>(&bad[0], 0);
+  EXPECT_TRUE(test::contains(error(bad), "lengths of 0 in an empty section"));
+  store<uint32_t>(&bad[4], 0);
   EXPECT_EQ(error(bad), "");
   bad.push_back(0);
-  EXPECT_TRUE(test::contains(error(bad), "4 in an empty section"));
+  EXPECT_TRUE(test::contains(error(bad), "bytes: expected"));
+  bad.resize(4);
+  EXPECT_TRUE(test::contains(error(bad), "at least 4 for each of 1 segments"));
   EXPECT_NE(error({}), "");
   for (const uint64_t n : {uint64_t{0}, uint64_t{13}, uint64_t{10}, uint64_t{1} << 63, UINT64_MAX})
     EXPECT_NE(error(good, n), "") << n;

@@ -26,7 +26,7 @@ TEST(UniformStep, HasItsFormatAndSpecs) {
   EXPECT_EQ(c->target_bits(), 0.5);
   EXPECT_EQ(parse_compressor("UniformStep(step=1)")->target_bits(), std::nullopt);
   EXPECT_EQ(c->expected_bits(1000, DType::kFloat32), 500.0);
-  EXPECT_EQ(c->zero_bytes(1000, DType::kFloat32), 4u);
+  EXPECT_EQ(c->zero_bytes(1000, DType::kFloat32), 8u);
   EXPECT_EQ(c->max_bytes(0, DType::kFloat32), 4u);
   EXPECT_FALSE(c->has_fixed_size());
   for (const char* bad : {"UniformStep()", "UniformStep(1, 1)", "UniformStep(0)", "UniformStep(bits=12.5)",
