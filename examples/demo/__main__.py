@@ -31,6 +31,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
                              "repeatable")
     parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adam")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: depends on the optimizer)")
+    parser.add_argument("--betas", type=float, nargs=2, metavar="BETA",
+                        help="of Adam; '0 0.999' where the mechanism has the momentum: EF21(..., momentum=0.1)")
+    parser.add_argument("--max-gradient-norm", type=float, help="clipping of the averaged gradient (default: depends on the optimizer)")
     parser.add_argument("--steps", type=int, help=f"training steps per method (default: {defaults.steps})")
     parser.add_argument("--powersgd-rank", type=int, default=defaults.powersgd_rank, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="weights and data order (default: %(default)s)")
@@ -42,6 +45,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser.error(f"--powersgd-rank: expected at least 1, found {parsed.powersgd_rank}")
     if parsed.steps is not None and parsed.steps < 1:
         parser.error(f"--steps: expected at least 1, found {parsed.steps}")
+    if parsed.betas is not None and (parsed.optimizer != "adam" or not all(0 <= beta < 1 for beta in parsed.betas)):
+        parser.error(f"--betas: expected two numbers from 0 to below 1, with --optimizer adam, found {parsed.betas}")
     if not parsed.methods and not parsed.spec:
         parser.error("nothing to run: --methods is empty and there is no --spec")
     return parsed
@@ -51,6 +56,10 @@ def make_settings(parsed: argparse.Namespace) -> Settings:
     optimizer = OPTIMIZERS[parsed.optimizer]
     if parsed.learning_rate is not None:
         optimizer = dataclasses.replace(optimizer, learning_rate=parsed.learning_rate)
+    if parsed.max_gradient_norm is not None:
+        optimizer = dataclasses.replace(optimizer, max_gradient_norm=parsed.max_gradient_norm)
+    if parsed.betas is not None:
+        optimizer = dataclasses.replace(optimizer, betas=tuple(parsed.betas))
     chosen: dict[str, object] = {
         "seed": parsed.seed, "optimizer": optimizer, "powersgd_rank": parsed.powersgd_rank,
     }
