@@ -82,11 +82,15 @@ void check_slice(const wire::Message& message, size_t index, const Mechanism& me
       throw_wire("flags", "an increment", "a whole vector");
     else if (section.format.codec == wire::Codec::kNothing && (whole_step || !mechanism.has_fixed_size(first)))
       legal = {decoder_for(section.format)};
-    const auto found =
-        std::find_if(legal.begin(), legal.end(), [&](const CompressorPtr& c) { return c->format() == section.format; });
-    if (found == legal.end())
+    // Levels of a ladder may share a format (TopK of two ratios): the one that allows the most bounds what comes.
+    const Compressor* found = nullptr;
+    for (const CompressorPtr& c : legal)
+      if (c->format() == section.format &&
+          (!found || c->max_bytes(numel, message.header.dtype) > found->max_bytes(numel, message.header.dtype)))
+        found = c.get();
+    if (!found)
       throw_wire("section", concat("one of ", mechanism.codecs(part)[0]->spec()), "another codec or other parameters");
-    validate_section(**found, message, index + part);
+    validate_section(*found, message, index + part);
   }
 }
 
