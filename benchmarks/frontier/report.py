@@ -80,7 +80,7 @@ def draw(optimizer: str, seeds: list[int], results: Results, path: Path) -> None
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7.2, 4.4), dpi=90)
-    colours = dict(zip(MECHANISMS, pyplot.get_cmap("tab20").colors[::1], strict=False))
+    colours = dict(zip(MECHANISMS, pyplot.get_cmap("tab20").colors, strict=False))
     markers = {"UniformStep": "o", "Quantizer": "s", "TopK": "^"}
     for case in cases([optimizer], seeds):
         value = excess(case, results)
@@ -92,6 +92,9 @@ def draw(optimizer: str, seeds: list[int], results: Results, path: Path) -> None
     handles += [axes.plot([], [], marker, color="white", markeredgecolor="black", label=name)[0] for name, marker in markers.items()]
     axes.legend(handles=handles, fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_xscale("log")
+    ticks = [0.25, 0.5, 1, 2, 4, 8]
+    axes.set_xticks(ticks, [f"{bits:g}" for bits in ticks])
+    axes.minorticks_off()
     axes.set_yscale("log")
     axes.set_xlabel("bits per element up, headers included")
     axes.set_ylabel("validation loss minus dense (at least 0.001)")

@@ -29,6 +29,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--spec", action="append", default=[], metavar="SPEC",
                         help="one more method of torch_smoothquant, for instance 'ErrorFeedback(Quantizer(bits=2))'; "
                              "repeatable")
+    parser.add_argument("--override", action="append", default=[], nargs=2, metavar=("PATTERN", "SPEC"),
+                        help="for every --spec: parameters whose name matches PATTERN go by SPEC instead; repeatable")
     parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adam")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: depends on the optimizer)")
     parser.add_argument("--betas", type=float, nargs=2, metavar="BETA",
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     methods = [BUILT_IN_METHODS[name] for name in dict.fromkeys(parsed.methods)]
     methods = [dataclasses.replace(m, label=f"{m.label} rank {settings.powersgd_rank}") if m.kind == "powersgd" else m
                for m in methods]
-    methods += [Method(spec, spec, "ours", spec) for spec in dict.fromkeys(parsed.spec)]
+    methods += [Method(spec, spec, "ours", spec, tuple(map(tuple, parsed.override))) for spec in dict.fromkeys(parsed.spec)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through `finally`: no process stays behind
     isolated = isolate_loopback()
     begin = time.monotonic()

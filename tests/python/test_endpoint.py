@@ -229,7 +229,8 @@ def test_header_says_who_and_when():
 
 
 @pytest.mark.parametrize("cheap, accurate", [("TopK(ratio=0.01)", "TopK(ratio=0.05)"), ("TopK(k=3)", "TopK(k=90)"),
-                                             ("UniformStep(bits=0.25)", "UniformStep(bits=1.0)"), ("Quantizer(bits=2)", "Quantizer(bits=4)")])
+                                             ("UniformStep(bits=0.25)", "UniformStep(bits=1.0)"),
+                                             ("Quantizer(bits=2)", "Quantizer(bits=4)")])
 def test_levels_of_a_ladder_may_share_a_codec(cheap, accurate):
     spec = f"AdaCGD([{cheap}, {accurate}], zeta=0.0)"  # no error is small enough but the last level's
     sender, receiver = tsq.Sender(spec, 12288), tsq.Receiver(spec, 12288)
