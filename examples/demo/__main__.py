@@ -29,8 +29,13 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--spec", action="append", default=[], metavar="SPEC",
                         help="one more method of torch_smoothquant, for instance 'ErrorFeedback(Quantizer(bits=2))'; "
                              "repeatable")
+    parser.add_argument("--override", action="append", default=[], nargs=2, metavar=("PATTERN", "SPEC"),
+                        help="for every --spec: parameters whose name matches PATTERN go by SPEC instead; repeatable")
     parser.add_argument("--optimizer", choices=list(OPTIMIZERS), default="adam")
     parser.add_argument("--learning-rate", type=float, help="peak learning rate (default: depends on the optimizer)")
+    parser.add_argument("--betas", type=float, nargs=2, metavar="BETA",
+                        help="of Adam; '0 0.999' where the mechanism has the momentum: EF21(..., momentum=0.1)")
+    parser.add_argument("--max-gradient-norm", type=float, help="clipping of the averaged gradient (default: depends on the optimizer)")
     parser.add_argument("--steps", type=int, help=f"training steps per method (default: {defaults.steps})")
     parser.add_argument("--powersgd-rank", type=int, default=defaults.powersgd_rank, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="weights and data order (default: %(default)s)")
@@ -42,6 +47,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser.error(f"--powersgd-rank: expected at least 1, found {parsed.powersgd_rank}")
     if parsed.steps is not None and parsed.steps < 1:
         parser.error(f"--steps: expected at least 1, found {parsed.steps}")
+    if parsed.betas is not None and (parsed.optimizer != "adam" or not all(0 <= beta < 1 for beta in parsed.betas)):
+        parser.error(f"--betas: expected two numbers from 0 to below 1, with --optimizer adam, found {parsed.betas}")
     if not parsed.methods and not parsed.spec:
         parser.error("nothing to run: --methods is empty and there is no --spec")
     return parsed
@@ -51,6 +58,10 @@ def make_settings(parsed: argparse.Namespace) -> Settings:
     optimizer = OPTIMIZERS[parsed.optimizer]
     if parsed.learning_rate is not None:
         optimizer = dataclasses.replace(optimizer, learning_rate=parsed.learning_rate)
+    if parsed.max_gradient_norm is not None:
+        optimizer = dataclasses.replace(optimizer, max_gradient_norm=parsed.max_gradient_norm)
+    if parsed.betas is not None:
+        optimizer = dataclasses.replace(optimizer, betas=tuple(parsed.betas))
     chosen: dict[str, object] = {
         "seed": parsed.seed, "optimizer": optimizer, "powersgd_rank": parsed.powersgd_rank,
     }
@@ -76,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     methods = [BUILT_IN_METHODS[name] for name in dict.fromkeys(parsed.methods)]
     methods = [dataclasses.replace(m, label=f"{m.label} rank {settings.powersgd_rank}") if m.kind == "powersgd" else m
                for m in methods]
-    methods += [Method(spec, spec, "ours", spec) for spec in dict.fromkeys(parsed.spec)]
+    methods += [Method(spec, spec, "ours", spec, tuple(map(tuple, parsed.override))) for spec in dict.fromkeys(parsed.spec)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through `finally`: no process stays behind
     isolated = isolate_loopback()
     begin = time.monotonic()

@@ -48,7 +48,7 @@ def attach(ddp: DistributedDataParallel, method: Method, powersgd_rank: int, see
     if method.kind == "ours":
         import torch_smoothquant as tsq  # late: the other methods run without it
 
-        return tsq.attach(ddp, seed=seed) if method.spec is None else tsq.attach(ddp, method.spec, seed=seed)
+        return tsq.attach(ddp, method.spec, overrides=dict(method.overrides), seed=seed)
     raise ValueError(f"unknown kind of method: {method.kind!r}")
 
 

@@ -17,6 +17,7 @@ class Method:
     label: str
     kind: str  # plain | fp16 | powersgd | ours
     spec: str | None = None  # ours only; None is the default of torch_smoothquant.attach
+    overrides: tuple[tuple[str, str], ...] = ()  # ours only: pattern of parameters' names, spec
 
 
 BUILT_IN_METHODS = {

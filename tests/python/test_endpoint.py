@@ -226,3 +226,19 @@ def test_header_says_who_and_when():
     message = reference.parse_message(sender.send(gaussian(300)))
     assert (message.rank, message.step, message.kind, message.dtype) == (2, 1, 0, torch.float32)
     assert struct.calcsize("<4sHBBIIQQ") + 24 + reference.quantizer.payload_bytes(300, 4, 256) == message.length
+
+
+@pytest.mark.parametrize("cheap, accurate", [("TopK(ratio=0.01)", "TopK(ratio=0.05)"), ("TopK(k=3)", "TopK(k=90)"),
+                                             ("UniformStep(bits=0.25)", "UniformStep(bits=1.0)"),
+                                             ("Quantizer(bits=2)", "Quantizer(bits=4)")])
+def test_levels_of_a_ladder_may_share_a_codec(cheap, accurate):
+    spec = f"AdaCGD([{cheap}, {accurate}], zeta=0.0)"  # no error is small enough but the last level's
+    sender, receiver = tsq.Sender(spec, 12288), tsq.Receiver(spec, 12288)
+    generator = torch.Generator().manual_seed(0)
+    base, levels = torch.randn(12288, generator=generator), set()
+    for step in range(6):
+        gradient = base * (1 + step) + 0.01 * torch.randn(12288, generator=generator)
+        estimate = receiver.receive([sender.send(gradient)])
+        levels.add(sender.level)
+        torch.testing.assert_close(estimate, sender.state["shift"])
+    assert 2 in levels
