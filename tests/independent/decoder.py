@@ -8,7 +8,7 @@ function and one entry of CODECS.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -138,18 +138,21 @@ def block_values(codes: list[int], pattern: int, bits: int, levels: int) -> list
 
 def quantizer(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
     n, bits, block = section.numel, section.bits, section.block
-    length = 4 * ceil(n, block) + 32 * (bits * (n // 256) + ceil(bits * ceil(n % 256, 32), 8))
+    width, levels = (2 if section.variant & 2 else 4), section.variant & 1
+    length = width * ceil(n, block) + 32 * (bits * (n // 256) + ceil(bits * ceil(n % 256, 32), 8))
     require(len(payload) == length, "length")
     reader, group, values = Reader(payload), max(block, 256), []
     for begin in range(0, n, group):
         m = min(group, n - begin)
-        scales = struct.unpack(f"<{ceil(m, block)}I", reader.take(4 * ceil(m, block)))
+        count = ceil(m, block)
+        scales = struct.unpack(f"<{count}{'H' if width == 2 else 'I'}", reader.take(width * count))
         codes: list[int] = []
         for tile in range(0, m, 256):
             t = min(256, m - tile)
             codes += tile_codes(reader.take(32 * ceil(bits * ceil(t, 32), 8)), t, bits)
         for i, scale in enumerate(scales):
-            values += block_values(codes[i * block:(i + 1) * block], scale, bits, section.variant)
+            pattern = scale << 16 if width == 2 else scale
+            values += block_values(codes[i * block:(i + 1) * block], pattern, bits, levels)
     reader.end()
     return round_to(np.array(values, np.float32), dtype)
 
@@ -237,15 +240,15 @@ class Codec(NamedTuple):
 
     read: Callable[[bytes, Section, DType], np.ndarray]
     bits: range = range(1)
-    variants: range = range(1)
+    variants: Sequence[int] = range(1)
     has_block: bool = False
 
 
 CODECS = {
     0: Codec(raw),
-    1: Codec(quantizer, range(1, 9), range(2), True),
-    2: Codec(quantizer, range(1, 2), has_block=True),
-    3: Codec(quantizer, range(2, 3), has_block=True),
+    1: Codec(quantizer, range(1, 9), range(4), True),
+    2: Codec(quantizer, range(1, 2), (0, 2), True),
+    3: Codec(quantizer, range(2, 3), (0, 2), True),
     4: Codec(natural),
     6: Codec(top_k),
 }
