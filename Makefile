@@ -87,6 +87,19 @@ sanitize:  ## C++ tests under ASan + UBSan, then the threads under TSan
 	cmake --build build/tsan --parallel $(JOBS)
 	TSAN_OPTIONS=halt_on_error=1 build/tsan/tsq_core_test --gtest_brief=1 --gtest_filter='Parallel*:Sweep*:*Pipeline*:*Averager*:*Loopback*:*Agreement*'
 
+NEON_FILTER ?= *Simd*:Golden.*:*Scales*:*Philox*:Slices.*:Scans.*:Half*:TopK*
+.PHONY: test-neon
+test-neon:  ## Kernels and golden messages on 64-bit ARM: cross-compiled, under QEMU (with apt and root; else skipped)
+	@scripts/setup.sh neon
+	@if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64-static >/dev/null; then \
+	  echo "test-neon: skipped: needs aarch64-linux-gnu-g++ and qemu-aarch64-static"; \
+	else \
+	  $(CORE) -S . -B build/neon -DTSQ_TESTS=ON -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake >/dev/null \
+	    || { echo "test-neon: skipped: no Highway or GoogleTest for ARM"; exit 0; }; \
+	  cmake --build build/neon --parallel $(JOBS) \
+	    && qemu-aarch64-static build/neon/tsq_core_test --gtest_brief=1 --gtest_filter='$(NEON_FILTER)'; \
+	fi
+
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
 fuzz:  ## libFuzzer on messages, on every codec's decoder and on the spec parser (clang), FUZZ_SECONDS each

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that building needs, on a bare machine: uses what is installed, else apt where it may, else pip and CMake's FetchContent.
-# Quick when nothing is missing. Usage: scripts/setup.sh [build|test|demo|lint|links]...
+# Quick when nothing is missing. Usage: scripts/setup.sh [build|test|demo|lint|links|neon]...
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ venv=.venv
 have() { command -v "$1" >/dev/null 2>&1; }
 have_header() { echo "#include <$1>" | ${CXX:-c++} -std=c++20 -E -x c++ - >/dev/null 2>&1; }
 
-apt_packages=()
+apt_packages=() foreign=
 want() { apt_packages+=("$1"); }
 
 have c++ || want g++
@@ -26,14 +26,26 @@ for goal in "$@"; do
     lint) have clang-format || want clang-format ;;
     fuzz) have clang++ || want clang ;;
     links) have tc || want iproute2 ;;
+    neon)
+      have aarch64-linux-gnu-g++ || want g++-aarch64-linux-gnu
+      have qemu-aarch64-static || want qemu-user-static
+      # the libraries for ARM: Debian's, which need its architecture enabled
+      [ -e /usr/lib/aarch64-linux-gnu/libhwy.so ] || { want libhwy-dev:arm64; foreign=arm64; }
+      [ -e /usr/lib/aarch64-linux-gnu/libgtest.a ] || { want libgtest-dev:arm64; foreign=arm64; }
+      ;;
   esac
 done
 
 if [ ${#apt_packages[@]} -gt 0 ] && have apt-get && [ "$(id -u)" = 0 ]; then
   echo "setup: installing ${apt_packages[*]}"
   export DEBIAN_FRONTEND=noninteractive
+  [ -z "$foreign" ] || dpkg --add-architecture "$foreign"
   apt-get update -qq || true
-  apt-get install -y -qq "${apt_packages[@]}" >/dev/null
+  if [ -z "$foreign" ]; then
+    apt-get install -y -qq "${apt_packages[@]}" >/dev/null
+  else  # optional: whoever asked sees what is missing
+    apt-get install -y -qq "${apt_packages[@]}" >/dev/null || echo "setup: could not install ${apt_packages[*]}"
+  fi
 elif [ ${#apt_packages[@]} -gt 0 ]; then
   echo "setup: not installed and not root: ${apt_packages[*]} (CMake fetches the libraries; cmake and ninja come with pip)"
 fi

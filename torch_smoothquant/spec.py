@@ -143,7 +143,7 @@ class NaturalDithering(_Dithered):
 
 @dataclass(frozen=True, repr=False)
 class Quantizer(Compressor):
-    """Fixed-width codes with one fp32 scale per block; ``bits + 32 / block`` bits per element.
+    """Fixed-width codes with one scale per block; ``bits + 32 / block`` bits per element.
 
     Args:
         bits: 1 to 8.
@@ -152,12 +152,14 @@ class Quantizer(Compressor):
             grids per block, with the least-squares scale; contractive for every input. None: chosen by the mechanism, ``"unbiased"``
             under :class:`Direct`, ``"fit"`` under :class:`ErrorFeedback`.
         rounding: ``"stochastic"`` or ``"nearest"`` (``"fit"`` is always nearest). None: stochastic for ``"unbiased"``.
+        scale_dtype: None: fp32 scales. ``"bf16"``: scales of 2 bytes, ``bits + 16 / block`` bits per element, for small blocks.
     """
 
     bits: int = _always(4)
     block: int = 256
     levels: str | None = None
     rounding: str | None = None
+    scale_dtype: str | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -166,9 +168,11 @@ class Sign(Compressor):
 
     Args:
         block: elements that share a scale, a power of two from 32 to 4096.
+        scale_dtype: None (fp32) or ``"bf16"``, as for :class:`Quantizer`.
     """
 
     block: int = 256
+    scale_dtype: str | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -177,9 +181,11 @@ class Ternary(Compressor):
 
     Args:
         block: elements that share a scale, a power of two from 32 to 4096.
+        scale_dtype: None (fp32) or ``"bf16"``, as for :class:`Quantizer`.
     """
 
     block: int = 256
+    scale_dtype: str | None = None
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,17 +1,41 @@
 #include "compressors/block_codes.h"
 
+#include <cmath>
+
 #include "common/error.h"
 #include "compressors/pointers.h"
 #include "compressors/sweep.h"
 
 namespace tsq {
 
+// How far, in levels, the largest magnitude may lie below s: it is s / (1 + 1/128) of a scale at least.
+static double slack(int s, bool bf16_scales) { return bf16_scales ? s / 129.0 : 0.0; }
+
+double grid_omega(int s, size_t n, bool bf16_scales) {
+  const auto count = static_cast<double>(n);
+  if (s == 0) return count * (bf16_scales ? (1.0 + 0x1p-7) * (1.0 + 0x1p-7) : 1.0) - 1.0;
+  const double d = slack(s, bf16_scales), v = d < 0.5 ? d * (1.0 - d) : 0.25, square = (s - d) * (s - d);
+  return 0.5 * ((v - square) + std::sqrt((square + v) * (square + v) + square * (count - 1.0))) / square;
+}
+
+double grid_alpha(int s, size_t n, bool bf16_scales) {
+  const double d = slack(s, bf16_scales), square = (s - d) * (s - d), lost = std::min(d, 0.5) * std::min(d, 0.5);
+  return (square - lost) / (square + 0.25 * (static_cast<double>(n) - 1.0));
+}
+
+std::string BlockCodes::spec_of(const char* name, std::string arguments, const std::string& more) const {
+  if (params_.block != 256) arguments += concat(", block=", params_.block);
+  arguments += more;
+  if (params_.bf16_scales) arguments += ", scale_dtype='bf16'";
+  return concat(name, "(", arguments.starts_with(", ") ? arguments.substr(2) : arguments, ")");
+}
+
 void BlockCodes::check_block(const char* name, uint32_t block) {
   if (block < 32 || block > 4096 || (block & (block - 1)))
     throw ArgumentError(concat(name, ": block: expected a power of two from 32 to 4096, got ", block));
 }
 
-size_t BlockCodes::max_bytes(size_t n, DType) const { return kernels::quantizer_bytes(n, params_.bits, params_.block); }
+size_t BlockCodes::max_bytes(size_t n, DType) const { return kernels::quantizer_bytes(n, params_); }
 
 double BlockCodes::expected_bits(size_t n, DType dtype) const { return 8.0 * static_cast<double>(max_bytes(n, dtype)); }
 

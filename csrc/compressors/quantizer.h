@@ -1,5 +1,5 @@
-// Quantizer(bits, block, levels, rounding): fixed-width codes, one scale per block. Format: docs/wire_format.md,
-// codec 1.
+// Quantizer(bits, block, levels, rounding, scale_dtype): fixed-width codes, one scale per block. Format:
+// docs/wire_format.md, codec 1.
 //
 //   levels "unbiased": symmetric grid up to the block's maximum, stochastic rounding: U(omega), the exact supremum over
 //   inputs
@@ -25,11 +25,15 @@ class Quantizer final : public BlockCodes {
     uint32_t block = 256;
     std::optional<QuantizerLevels> levels;  ///< none: unbiased, unless a mechanism resolves it otherwise
     std::optional<bool> stochastic;         ///< none: stochastic for unbiased; fit is always nearest
+    bool bf16_scales = false;               ///< scales of 2 bytes
     float shrink = 1.0f;                    ///< not part of the spec: set by a mechanism
   };
 
   /// Throws ArgumentError for impossible combinations.
   explicit Quantizer(const Config& config);
+
+  /// What reads a section's payload; wire::parse has checked the format.
+  static std::shared_ptr<const Quantizer> reader_of(const wire::Format& format);
 
   const Config& config() const { return config_; }
 

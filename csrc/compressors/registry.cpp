@@ -39,7 +39,7 @@ CompressorPtr build(std::string_view text, const Value& call, const Config& conf
 }
 
 CompressorPtr make_quantizer(std::string_view text, const Value& call) {
-  Arguments arguments(text, call, {"bits", "block", "levels", "rounding"});
+  Arguments arguments(text, call, {"bits", "block", "levels", "rounding", "scale_dtype"});
   Quantizer::Config config;
   config.bits = static_cast<int>(arguments.integer("bits", 4, 1, 8));
   config.block = static_cast<uint32_t>(arguments.integer("block", 256, 32, 4096));
@@ -47,16 +47,22 @@ CompressorPtr make_quantizer(std::string_view text, const Value& call) {
     config.levels = *levels == "fit" ? QuantizerLevels::kFit : QuantizerLevels::kUnbiased;
   if (const auto rounding = arguments.choice("rounding", {"stochastic", "nearest"}))
     config.stochastic = *rounding == "stochastic";
+  config.bf16_scales = arguments.choice("scale_dtype", {"bf16"}).has_value();
   arguments.finish();
   return build<Quantizer>(text, call, config);
 }
 
 template <class Codec>
 CompressorPtr make_with_block(std::string_view text, const Value& call) {
-  Arguments arguments(text, call, {"block"});
+  Arguments arguments(text, call, {"block", "scale_dtype"});
   const auto block = static_cast<uint32_t>(arguments.integer("block", 256, 32, 4096));
+  const bool bf16_scales = arguments.choice("scale_dtype", {"bf16"}).has_value();
   arguments.finish();
-  return build<Codec>(text, call, block);
+  try {
+    return std::make_shared<Codec>(block, bf16_scales);
+  } catch (const ArgumentError& e) {
+    throw_spec(text, call.column, e.what());
+  }
 }
 
 CompressorPtr make_cast(std::string_view text, const Value& call) {
@@ -143,14 +149,6 @@ CompressorPtr parse_compressor(std::string_view text) { return make_compressor(t
 
 namespace {
 
-CompressorPtr quantizer_for(const wire::Format& format) {
-  Quantizer::Config config;
-  config.bits = format.bits;
-  config.block = format.block;
-  config.levels = format.variant == wire::kFit ? QuantizerLevels::kFit : QuantizerLevels::kUnbiased;
-  return std::make_shared<Quantizer>(config);
-}
-
 /// The largest number of levels with codes of the format's width: it reads those of all others too.
 template <class Codec>
 CompressorPtr dithering_for(const wire::Format& format) {
@@ -167,11 +165,11 @@ CompressorPtr decoder_for(const wire::Format& format) {
     case wire::Codec::kRaw:
       return std::make_shared<Identity>();
     case wire::Codec::kQuantizer:
-      return quantizer_for(format);
+      return Quantizer::reader_of(format);
     case wire::Codec::kSign:
-      return std::make_shared<Sign>(format.block);
+      return std::make_shared<Sign>(format.block, (format.variant & wire::kBFloat16Scales) != 0);
     case wire::Codec::kTernary:
-      return std::make_shared<Ternary>(format.block);
+      return std::make_shared<Ternary>(format.block, (format.variant & wire::kBFloat16Scales) != 0);
     case wire::Codec::kNatural:
       return std::make_shared<Natural>();
     case wire::Codec::kNothing:

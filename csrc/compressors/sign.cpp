@@ -1,20 +1,20 @@
 #include "compressors/sign.h"
 
-#include <algorithm>
-
 #include "common/error.h"
 
 namespace tsq {
 
-Sign::Sign(uint32_t block) : BlockCodes({1, block, kernels::Rounding::kSign, 1.0f}) { check_block("Sign", block); }
+Sign::Sign(uint32_t block, bool bf16_scales) : BlockCodes({1, block, kernels::Rounding::kSign, 1.0f, bf16_scales}) {
+  check_block("Sign", block);
+}
 
-std::string Sign::spec() const { return params().block == 256 ? "Sign()" : concat("Sign(block=", params().block, ")"); }
+std::string Sign::spec() const { return spec_of("Sign", ""); }
 
-wire::Format Sign::format() const { return {wire::Codec::kSign, 1, wire::Levels::kUnbiased, params().block}; }
+wire::Format Sign::format() const { return {wire::Codec::kSign, 1, variant(wire::kUnbiased), params().block}; }
 
 Class Sign::class_of(size_t n, uint32_t) const {
-  const size_t block = std::min<size_t>(params().block, std::max<size_t>(n, 1));
-  return {.omega = std::nullopt, .alpha = 1.0 / static_cast<double>(block)};
+  const double share = params().bf16_scales ? kBFloat16Share : 1.0;
+  return {.omega = std::nullopt, .alpha = share / static_cast<double>(longest_block(n))};
 }
 
 CompressorPtr Sign::as_contractive() const { return std::make_shared<Sign>(*this); }

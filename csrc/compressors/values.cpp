@@ -24,18 +24,12 @@ Values Values::of(const wire::Format& format) {
       return Values(DType::kFloat16);
     case wire::kBFloat16Values:
       return Values(DType::kBFloat16);
-    case wire::kQuantizedValues:
-    case wire::kFittedValues:
-      break;
-    default:
+    case wire::kNativeValues:
       return Values();
   }
-  const bool fit = (format.variant & wire::kValueCodingMask) == wire::kFittedValues;
-  Quantizer::Config config;
-  config.bits = format.bits;
-  config.block = format.block;
-  config.levels = fit ? QuantizerLevels::kFit : QuantizerLevels::kUnbiased;
-  return Values(std::make_shared<Quantizer>(config));
+  wire::Format inner = format;
+  inner.variant = static_cast<uint8_t>((format.variant & wire::kValueCodingMask) - wire::kQuantizedValues);
+  return Values(Quantizer::reader_of(inner));
 }
 
 wire::Format Values::describe(wire::Format format) const {
@@ -46,7 +40,7 @@ wire::Format Values::describe(wire::Format format) const {
                                           : wire::kBFloat16Values;
   if (quantizer_) {
     const wire::Format inner = quantizer_->format();
-    coding = inner.variant == wire::kFit ? wire::kFittedValues : wire::kQuantizedValues;
+    coding = static_cast<uint8_t>(wire::kQuantizedValues + inner.variant);
     format.bits = inner.bits;
     format.block = inner.block;
   }

@@ -32,15 +32,20 @@ struct QuantizerParams {
   int bits = 4;          ///< 1..8
   uint32_t block = 256;  ///< power of two, 32..4096
   Rounding rounding = Rounding::kFit;
-  float shrink = 1.0f;  ///< multiplies the scales of kStochastic and kNearest
+  float shrink = 1.0f;       ///< multiplies the scales of kStochastic and kNearest
+  bool bf16_scales = false;  ///< scales are bfloat16 numbers and travel as 2 bytes
 
   constexpr size_t group() const { return block > 256 ? block : 256; }
+  constexpr size_t scale_bytes() const { return bf16_scales ? 2 : 4; }
 };
 
 /// Exact payload length of n elements, in bytes.
-constexpr size_t quantizer_bytes(size_t n, int bits, uint32_t block) {
+constexpr size_t quantizer_bytes(size_t n, int bits, uint32_t block, size_t scale_bytes = 4) {
   const size_t tail_rows = (n % 256 + 31) / 32;
-  return 4 * ((n + block - 1) / block) + 32 * (size_t(bits) * (n / 256) + (size_t(bits) * tail_rows + 7) / 8);
+  return scale_bytes * ((n + block - 1) / block) + 32 * (size_t(bits) * (n / 256) + (size_t(bits) * tail_rows + 7) / 8);
+}
+constexpr size_t quantizer_bytes(size_t n, const QuantizerParams& params) {
+  return quantizer_bytes(n, params.bits, params.block, params.scale_bytes());
 }
 
 /// Encodes x into `out` (quantizer_bytes(x.numel) bytes). `state` has x.numel elements of state_dtype(x.dtype); null
@@ -58,8 +63,8 @@ void dequantize_add(const QuantizerParams& params, const uint8_t* in, size_t n, 
 /// divided by `count` once (not at all if count = 1), rounded to out.dtype. One sweep over `out`.
 void dequantize_mean(const QuantizerParams& params, const uint8_t* const* in, size_t count, View out);
 
-/// True if every scale and every code of the payload is legal (docs/wire_format.md). Only bits, block and whether
-/// rounding is kFit are looked at. `in` has quantizer_bytes(n) bytes.
+/// True if every scale and every code of the payload is legal (docs/wire_format.md). Only bits, block, the width of
+/// scales and whether rounding is kFit are looked at. `in` has quantizer_bytes(n) bytes.
 bool valid_payload(const QuantizerParams& params, const uint8_t* in, size_t n);
 
 /// True if no element is Inf or NaN (for float64: beyond float32's range counts as Inf). Stops early at the first one.

@@ -36,20 +36,20 @@ int clip(float v, int low, int high) { return static_cast<int>(std::min(std::max
 // Codes of m elements under "unbiased"; returns the scale's bit pattern.
 uint32_t encode_unbiased(const QuantizerParams& params, const float* x, size_t m, uint32_t magnitude, PhiloxKey key,
                          uint64_t offset, uint8_t* codes) {
-  const Normalizer norm = normalizer(params.rounding, params.bits, magnitude);
+  const Normalizer norm = normalizer(params, magnitude);
   const int s = centre(params.bits);
   for (size_t i = 0; i < m; ++i) {
     const float u = params.rounding == Rounding::kStochastic ? dither(key, offset + i) : 0.0f;
     const float v = x[i] * norm.inverse + u;
     codes[i] = static_cast<uint8_t>(params.bits == 1 ? v >= 0.0f : clip(round_half_even(v), -s, s) + s);
   }
-  return std::bit_cast<uint32_t>(unbiased_scale(params.bits, norm.unit, params.shrink));
+  return std::bit_cast<uint32_t>(unbiased_scale(params, norm.unit));
 }
 
 // Codes of m elements under "fit"; returns the scale's bit pattern, its sign bit set for the mid-rise grid.
 uint32_t encode_fit(const QuantizerParams& params, const float* x, size_t m, uint32_t magnitude, uint8_t* codes) {
   const int bits = params.bits, s = centre(bits), half = 1 << (bits - 1);
-  const Normalizer norm = normalizer(params.rounding, bits, magnitude);
+  const Normalizer norm = normalizer(params, magnitude);
   float y[kMaxBlock];
   for (size_t i = 0; i < m; ++i) y[i] = x[i] * norm.inverse;
   const float inverse = mid_rise_inverse(bits, lane_sum(m, [&](size_t i) { return y[i] * y[i]; }), float(m));
@@ -63,17 +63,17 @@ uint32_t encode_fit(const QuantizerParams& params, const float* x, size_t m, uin
   sums.y_mid_rise = lane_sum(m, [&](size_t i) { return y[i] * odd(i); });
   sums.mid_rise_mid_rise = lane_sum(m, [&](size_t i) { return odd(i) * odd(i); });
 
-  const FitChoice choice = choose_fit(bits, magnitude, norm.unit, sums);
+  const FitChoice choice = choose_fit(params, magnitude, norm.unit, sums);
   for (size_t i = 0; i < m; ++i) codes[i] = static_cast<uint8_t>(choice.mid_rise ? mid_rise(i) + half : centred(i) + s);
   return std::bit_cast<uint32_t>(choice.scale) | (choice.mid_rise ? kSignBit : 0u);
 }
 
 // Codes of m elements of a Sign block; returns the scale's bit pattern.
-uint32_t encode_sign(const float* x, size_t m, uint32_t magnitude, uint8_t* codes) {
+uint32_t encode_sign(const QuantizerParams& params, const float* x, size_t m, uint32_t magnitude, uint8_t* codes) {
   const float factor = sign_factor(magnitude);
   for (size_t i = 0; i < m; ++i) codes[i] = x[i] >= 0.0f;
   const float sum = lane_sum(m, [&](size_t i) { return std::abs(x[i]) * factor; });
-  return std::bit_cast<uint32_t>(sign_scale(magnitude, sum, float(m)));
+  return std::bit_cast<uint32_t>(sign_scale(params, magnitude, sum, float(m)));
 }
 
 // Bytes of one word of a tile with `rows` rows.
@@ -125,18 +125,18 @@ struct Group {
   }
 
   uint8_t* write(const QuantizerParams& params, uint8_t* out) const {
-    const size_t scale_bytes = 4 * ((m + params.block - 1) / params.block);
-    std::memcpy(out, scales, scale_bytes);
-    out += scale_bytes;
+    const size_t blocks = (m + params.block - 1) / params.block;
+    for (size_t j = 0; j < blocks; ++j) write_scale(params, scales[j], j, out);
+    out += params.scale_bytes() * blocks;
     for (size_t i = 0; i < m; i += kTile) out = pack_tile(codes + i, std::min(kTile, m - i), params.bits, out);
     return out;
   }
 
   // Returns the end of the group, or null if padding is not zero (and then reads no further).
   const uint8_t* read(const QuantizerParams& params, const uint8_t* in) {
-    const size_t scale_bytes = 4 * ((m + params.block - 1) / params.block);
-    std::memcpy(scales, in, scale_bytes);
-    in += scale_bytes;
+    const size_t blocks = (m + params.block - 1) / params.block;
+    for (size_t j = 0; j < blocks; ++j) scales[j] = read_scale(params, in, j);
+    in += params.scale_bytes() * blocks;
     for (size_t i = 0; i < m && in != nullptr; i += kTile) {
       in = unpack_tile(in, std::min(kTile, m - i), params.bits, codes + i);
     }
@@ -149,7 +149,7 @@ bool encode_block(const QuantizerParams& params, const float* x, size_t m, Philo
                   uint32_t* scale, uint8_t* codes) {
   uint32_t magnitude = 0;
   for (size_t i = 0; i < m; ++i) magnitude = std::max(magnitude, magnitude_bits(x[i]));
-  if (magnitude >= kInfBits || magnitude < kTinyBits) {
+  if (magnitude >= kInfBits || magnitude < tiny_bits(params)) {
     *scale = 0;
     std::memset(codes, 0, m);
     return magnitude < kInfBits;
@@ -159,7 +159,7 @@ bool encode_block(const QuantizerParams& params, const float* x, size_t m, Philo
       *scale = encode_fit(params, x, m, magnitude, codes);
       break;
     case Rounding::kSign:
-      *scale = encode_sign(x, m, magnitude, codes);
+      *scale = encode_sign(params, x, m, magnitude, codes);
       break;
     case Rounding::kStochastic:
     case Rounding::kNearest:
@@ -217,7 +217,7 @@ void dequantize_add(const QuantizerParams& params, const uint8_t* in, size_t n, 
   Group group;
   for (size_t begin = 0; begin < n; begin += params.group()) {
     group.m = std::min(params.group(), n - begin);
-    group.read(params, in + quantizer_bytes(begin, params.bits, params.block));
+    group.read(params, in + quantizer_bytes(begin, params));
     group.decode(params);
     const auto add = [&](auto* sums) {
       using S = std::remove_pointer_t<decltype(sums)>;
@@ -238,7 +238,7 @@ void dequantize_mean_from(const QuantizerParams& params, const uint8_t* const* i
     Group group;
     for (size_t i = 0; i < out.numel; i += params.group()) {
       group.m = std::min(params.group(), out.numel - i);
-      const size_t offset = quantizer_bytes(begin + i, params.bits, params.block);
+      const size_t offset = quantizer_bytes(begin + i, params);
       S sums[kMaxBlock] = {};
       for (size_t message = 0; message < count; ++message) {
         group.read(params, in[message] + offset);

@@ -41,7 +41,7 @@ Header read_header(Bytes bytes) {
 
 /// What a codec may have in the fields of its section table entry.
 struct Fields {
-  uint8_t min_bits, max_bits, max_variant;
+  uint8_t min_bits, max_bits, variant_bits;  ///< the last: those that may be set
   bool has_block;
   bool has_values = false;  ///< the variant's lowest bits are a ValueCoding, and bits and block belong to it
   uint32_t max_block = 4096;
@@ -52,19 +52,19 @@ constexpr Fields kLevels{2, 16, 0, true, false, 65536, true};
 constexpr Fields kPowers{2, 6, 0, true, false, 65536, true};
 
 constexpr Fields kFields[] = {
-    {0, 0, 0, false},                                // Codec::kRaw
-    {1, 8, 1, true},                                 // Codec::kQuantizer
-    {1, 1, 0, true},                                 // Codec::kSign
-    {2, 2, 0, true},                                 // Codec::kTernary
-    {0, 0, 0, false},                                // Codec::kNatural
-    {0, 0, 0, false},                                // Codec::kUniformStep
-    {0, 0, kFittedValues, false, true},              // Codec::kTopK
-    {0, 0, kPermuted | kFittedValues, false, true},  // Codec::kSubset
-    {0, 0, 0, false},                                // Codec::kSparseSign
-    kLevels,                                         // Codec::kDithering
-    kPowers,                                         // Codec::kNaturalDithering
-    {0, 0, 3, false},                                // Codec::kCast
-    {0, 0, 0, false},                                // Codec::kNothing
+    {0, 0, 0, false},                                   // Codec::kRaw
+    {1, 8, kFit | kBFloat16Scales, true},               // Codec::kQuantizer
+    {1, 1, kBFloat16Scales, true},                      // Codec::kSign
+    {2, 2, kBFloat16Scales, true},                      // Codec::kTernary
+    {0, 0, 0, false},                                   // Codec::kNatural
+    {0, 0, 0, false},                                   // Codec::kUniformStep
+    {0, 0, kValueCodingMask, false, true},              // Codec::kTopK
+    {0, 0, kPermuted | kValueCodingMask, false, true},  // Codec::kSubset
+    {0, 0, 0, false},                                   // Codec::kSparseSign
+    kLevels,                                            // Codec::kDithering
+    kPowers,                                            // Codec::kNaturalDithering
+    {0, 0, 3, false},                                   // Codec::kCast
+    {0, 0, 0, false},                                   // Codec::kNothing
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
 
@@ -73,13 +73,12 @@ Section read_section(const uint8_t* p) {
   if (p[1] > (kNonFinite | kWhole)) throw_wire("flags", "0 to 3", int{p[1]});
   Fields fields = kFields[p[0]];
   const uint32_t block = load<uint32_t>(p + 4);
-  if (const int values = p[3] & kValueCodingMask; fields.has_values) {
-    if (values > kFittedValues) throw_wire("variant", concat("values coded as 0 to ", int{kFittedValues}), values);
-    if (values >= kQuantizedValues) fields.min_bits = 1, fields.max_bits = 8, fields.has_block = true;
-  }
+  if (p[3] & ~fields.variant_bits)
+    throw_wire("variant", concat("no bits but those of ", int{fields.variant_bits}), int{p[3]});
+  if (fields.has_values && (p[3] & kValueCodingMask) >= kQuantizedValues)
+    fields.min_bits = 1, fields.max_bits = 8, fields.has_block = true;
   if (p[2] < fields.min_bits || p[2] > fields.max_bits)
     throw_wire("bits", concat(int{fields.min_bits}, " to ", int{fields.max_bits}), int{p[2]});
-  if (p[3] > fields.max_variant) throw_wire("variant", concat("0 to ", int{fields.max_variant}), int{p[3]});
   const bool none = fields.block_optional && block == 0;
   if (fields.has_block && !none && (block < 32 || block > fields.max_block || !std::has_single_bit(block)))
     throw_wire("block", concat(fields.block_optional ? "0 or " : "", "a power of two from 32 to ", fields.max_block),

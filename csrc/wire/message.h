@@ -30,16 +30,18 @@ enum class Codec : uint8_t {
   kCast = 11,
   kNothing = 12,  ///< no payload: zeros, where a mechanism skips
 };
-/// Format::variant of codec 1.
+/// Format::variant of codec 1, bit 0.
 enum Levels : uint8_t { kUnbiased = 0, kFit = 1 };
-/// Format::variant of codecs 6 and 7, bits 0 to 2: how the values are coded. From kQuantizedValues on, by a quantizer.
+/// Format::variant of codecs 1 to 3, bit 1: scales of 2 bytes.
+constexpr uint8_t kBFloat16Scales = 2;
+/// Format::variant of codecs 6 and 7, bits 0 to 2: how the values are coded. From kQuantizedValues on, by a quantizer:
+/// kQuantizedValues + the variant of codec 1.
 enum ValueCoding : uint8_t {
   kNativeValues = 0,
   kFloat32Values = 1,
   kFloat16Values = 2,
   kBFloat16Values = 3,
-  kQuantizedValues = 4,  ///< levels unbiased
-  kFittedValues = 5,     ///< levels fit
+  kQuantizedValues = 4,
 };
 constexpr uint8_t kValueCodingMask = 7;
 /// Format::variant of codec 7, bit 3: the coordinates are one rank's share of a permutation, not a drawn subset.

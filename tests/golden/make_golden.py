@@ -91,10 +91,11 @@ def build(entry: dict[str, Any]) -> Tensor:
             continue
         payload = reference.quantizer.quantize(
             x, s["bits"], s["block"], s["levels"], s["rounding"], entry["seed"], entry["step"], entry["rank"],
-            parameter=s["parameter"], averaged=bool(entry["kind"]), shrink=s["shrink"], offset=s["offset"])
+            parameter=s["parameter"], averaged=bool(entry["kind"]), shrink=s["shrink"], offset=s["offset"],
+            scale_dtype=s.get("scale_dtype"))
         flags = int(not bool(x.to(torch.float32).isfinite().all()))
-        levels = reference.quantizer.LEVELS.index(s["levels"])
-        sections.append(reference.Section(reference.quantizer.QUANTIZER, flags, s["bits"], levels, s["block"], x.numel(),
+        variant = reference.quantizer.variant_of(s["levels"], s.get("scale_dtype"))
+        sections.append(reference.Section(reference.quantizer.QUANTIZER, flags, s["bits"], variant, s["block"], x.numel(),
                                           payload.numel(), payload))
     return reference.build_message(sections, dtype, entry["kind"], entry["rank"], entry["step"])
 
@@ -138,7 +139,8 @@ def index_line(entry: dict[str, Any], message: Tensor) -> str:
     first = entry["sections"][0]
     spec, given = "-", "-"
     if encode_makes(entry):
-        arguments = first.get("arguments", {name: first[name] for name in ("bits", "block", "levels", "rounding") if name in first})
+        names = ("bits", "block", "levels", "rounding", "scale_dtype")
+        arguments = first.get("arguments", {name: first[name] for name in names if name in first})
         name = first["codec"] if "arguments" in first else "Quantizer"
         spec = _call(name, arguments)
         x = first["input"]
@@ -166,10 +168,11 @@ def _coded(codec: str, description: dict[str, Any], **arguments: Any) -> dict[st
 
 
 def _quantized(description: dict[str, Any], bits: int, levels: str, block: int = 256, rounding: str | None = None,
-               parameter: int = 0, offset: int = 0, shrink: float = 1.0) -> dict[str, Any]:
+               parameter: int = 0, offset: int = 0, shrink: float = 1.0, **more: str) -> dict[str, Any]:
+    """more: scale_dtype, if it is not None."""
     rounding = rounding or ("stochastic" if levels == "unbiased" else "nearest")
     return {"codec": "quantizer", "input": description, "bits": bits, "block": block, "levels": levels,
-            "rounding": rounding, "parameter": parameter, "offset": offset, "shrink": shrink}
+            "rounding": rounding, "parameter": parameter, "offset": offset, "shrink": shrink, **more}
 
 
 def _entry(name: str, *sections: dict[str, Any], dtype: str = "float32", kind: int = 0, rank: int = 0, step: int = 0,
@@ -184,6 +187,10 @@ EDGES = {"runs": [[16, "00000000"], [16, "80000000"], [31, "00000001"], [1, "807
                   [2, "847fffff"], [20, "00000001"], [11, "04000000"], [1, "84800000"], [20, "7a123456"],
                   [12, "fb7fffff"], [20, "7b000000"], [12, "fb800000"], [10, "7f7fffff"], [10, "ff7fffff"],
                   [12, "7e2aaaab"]]}
+
+# The same for 16-bit scales: also just below 2^-102, 2^-102, and numbers next to those of bfloat16.
+SHORT_EDGES = {"runs": [*EDGES["runs"], [31, "00000001"], [1, "0c7fffff"], [31, "04000000"], [1, "8c800000"], [16, "3f800001"],
+                        [16, "bf7fffff"], [20, "3f808000"], [12, "3e000000"], [20, "bf810000"], [12, "3f000001"], [7, "3f81ffff"]]}
 
 ENTRIES = [
     *(_entry(f"unbiased_{b}", _quantized(_sum4(1000, b), b, "unbiased"), seed=b, step=3 * b, rank=b % 3)
@@ -304,6 +311,17 @@ ENTRIES = [
     _entry("uniform_numel0", _coded("UniformStep", _sum4(0, 57), bits=1.0)),
     _entry("uniform_numel1", _coded("UniformStep", _sum4(1, 58), bits=1.0, rounding="nearest")),
     _entry("uniform_non_finite", _coded("UniformStep", {"runs": [[299, "3f800000"], [1, "7fc00000"]]}, bits=1.0)),
+    *(_entry(f"short_scales_{levels}_{b}", _quantized(_sum4(700, 70 + b), b, levels, 32 if b % 2 else 64, scale_dtype="bf16"), seed=b)
+      for levels in ("unbiased", "fit") for b in (1, 2, 4, 8)),
+    _entry("short_scales_nearest_fp64", _quantized(_sum4(1300, 80), 3, "unbiased", 1024, "nearest", scale_dtype="bf16"), dtype="float64"),
+    *(_entry(f"short_scales_edges_{levels}_{b}", _quantized(SHORT_EDGES, b, levels, 32, scale_dtype="bf16"), seed=b)
+      for levels in ("unbiased", "fit") for b in (1, 2, 7)),
+    _entry("short_scales_shrunk", _quantized(_sum4(300, 81), 2, "unbiased", 64, shrink=0.3, scale_dtype="bf16"), kind=1, rank=1),
+    _entry("short_scales_non_finite", _quantized({"runs": [[299, "3f800000"], [1, "ff800000"]]}, 4, "fit", 32, scale_dtype="bf16")),
+    _entry("short_scales_sign", _coded("Sign", _sum4(777, 82, every=3), block=32, scale_dtype="bf16")),
+    _entry("short_scales_sign_edges", _coded("Sign", SHORT_EDGES, block=32, scale_dtype="bf16")),
+    _entry("short_scales_ternary_bf16", _coded("Ternary", _sum4(777, 83), block=64, scale_dtype="bf16"), dtype="bfloat16", step=3),
+    _entry("short_scales_topk", _coded("TopK", _sum4(3000, 84), ratio=0.1, value_dtype={"bits": 4, "block": 32, "scale_dtype": "bf16"})),
     _entry("average", _raw(_sum4(33, 31)), _quantized(_sum4(700, 32), 4, "unbiased", parameter=5, offset=512),
            _quantized(_sum4(40, 33), 3, "unbiased", 32, parameter=2**33, offset=2**37, shrink=0.3),
            _quantized({"runs": [[4, "3f800000"], [1, "7fc00000"]]}, 2, "fit", parameter=7),

@@ -8,7 +8,7 @@ function, here or in a file beside, and one entry of CODECS.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ class Codec(NamedTuple):
 
     read: Callable[[bytes, Section, DType], np.ndarray]
     bits: range = range(1)
-    variants: range = range(1)
+    variants: Sequence[int] = range(1)
     blocks: range = range(0)  # its exponents, if the block is not 0
     zero_block: bool = True
 
@@ -34,13 +34,13 @@ class Codec(NamedTuple):
 BLOCKS, DITHERING_BLOCKS = range(5, 13), range(5, 17)
 CODECS = {
     0: Codec(raw),
-    1: Codec(quantizer, range(1, 9), range(2), BLOCKS, zero_block=False),
-    2: Codec(quantizer, range(1, 2), range(1), BLOCKS, zero_block=False),
-    3: Codec(quantizer, range(2, 3), range(1), BLOCKS, zero_block=False),
+    1: Codec(quantizer, range(1, 9), range(4), BLOCKS, zero_block=False),
+    2: Codec(quantizer, range(1, 2), (0, 2), BLOCKS, zero_block=False),
+    3: Codec(quantizer, range(2, 3), (0, 2), BLOCKS, zero_block=False),
     4: Codec(natural),
     5: Codec(uniform),
-    6: Codec(sparse_vector, range(9), range(6), BLOCKS),
-    7: Codec(subset, range(9), range(14), BLOCKS),
+    6: Codec(sparse_vector, range(9), range(8), BLOCKS),
+    7: Codec(subset, range(9), range(16), BLOCKS),
     8: Codec(sparse_sign),
     9: Codec(dithering, range(2, 17), range(1), DITHERING_BLOCKS),
     10: Codec(dithering, range(2, 7), range(1), DITHERING_BLOCKS),
@@ -57,7 +57,6 @@ def check_entry(section: Section) -> Codec:
     require(codec.zero_block if block == 0 else block in [1 << k for k in codec.blocks], "block")
     if section.codec in (6, 7):
         coding = section.variant & 7
-        require(coding <= 5, "the value coding")
         require((section.bits > 0) == (block > 0) == (coding >= 4), "bits or block of the value coding")
     return codec
 

@@ -45,23 +45,26 @@ def block_values(codes: list[int], pattern: int, bits: int, levels: int) -> list
     return [np.float32(q - zero_centred // 2) * magnitude for q in codes]
 
 
-def quantizer_bytes(n: int, bits: int, block: int) -> int:
-    return 4 * ceil(n, block) + 32 * (bits * (n // 256) + ceil(bits * ceil(n % 256, 32), 8))
+def quantizer_bytes(n: int, bits: int, block: int, variant: int) -> int:
+    return (2 if variant & 2 else 4) * ceil(n, block) + 32 * (bits * (n // 256) + ceil(bits * ceil(n % 256, 32), 8))
 
 
-def quantizer_values(payload: bytes, n: int, bits: int, block: int, levels: int) -> np.ndarray:
+def quantizer_values(payload: bytes, n: int, bits: int, block: int, variant: int) -> np.ndarray:
     """float32 values of a codec 1 payload."""
-    require(len(payload) == quantizer_bytes(n, bits, block), "length")
+    require(len(payload) == quantizer_bytes(n, bits, block, variant), "length")
+    width = 2 if variant & 2 else 4
     reader, group, values = Reader(payload), max(block, 256), []
     for begin in range(0, n, group):
         m = min(group, n - begin)
-        scales = struct.unpack(f"<{ceil(m, block)}I", reader.take(4 * ceil(m, block)))
+        count = ceil(m, block)
+        scales = struct.unpack(f"<{count}{'H' if width == 2 else 'I'}", reader.take(width * count))
         codes: list[int] = []
         for tile in range(0, m, 256):
             t = min(256, m - tile)
             codes += tile_codes(reader.take(32 * ceil(bits * ceil(t, 32), 8)), t, bits)
         for i, scale in enumerate(scales):
-            values += block_values(codes[i * block:(i + 1) * block], scale, bits, levels)
+            pattern = scale << 16 if width == 2 else scale
+            values += block_values(codes[i * block:(i + 1) * block], pattern, bits, variant & 1)
     reader.end()
     return np.array(values, np.float32)
 

@@ -66,7 +66,7 @@ def value_type(section: Section, dtype: DType) -> DType:
 def value_bytes(m: int, section: Section, dtype: DType) -> int:
     if section.variant & 7 < QUANTIZED:
         return m * value_type(section, dtype).size
-    return quantizer_bytes(m, section.bits, section.block)
+    return quantizer_bytes(m, section.bits, section.block, (section.variant & 7) - QUANTIZED)
 
 
 def value_coding(data: bytes, m: int, section: Section, dtype: DType) -> np.ndarray:

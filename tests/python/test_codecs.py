@@ -14,7 +14,10 @@ NUMELS = (0, 1, 31, 32, 33, 255, 256, 257, 4097)
 CASTS = [tsq.Cast("fp16"), tsq.Cast("bf16"), tsq.Cast("fp8"), tsq.Cast("fp8_e5m2")]
 DITHERED = [tsq.Dithering(1), tsq.Dithering(4), tsq.Dithering(100, "inf", 32), tsq.Dithering(7, block=512), tsq.Dithering(32767, "inf"),
             tsq.NaturalDithering(1), tsq.NaturalDithering(8), tsq.NaturalDithering(5, "inf", 64), tsq.NaturalDithering(30, block=256)]
-SPECS = [tsq.Sign(), tsq.Sign(32), tsq.Sign(1024), tsq.Ternary(), tsq.Ternary(32), tsq.Ternary(1024), tsq.Natural(), *CASTS, *DITHERED]
+SHORT_SCALES = [tsq.Sign(32, "bf16"), tsq.Ternary(64, "bf16"), *(tsq.Quantizer(bits, 32, levels, scale_dtype="bf16")
+                for bits in (1, 4) for levels in ("unbiased", "fit"))]
+SPECS = [tsq.Sign(), tsq.Sign(32), tsq.Sign(1024), tsq.Ternary(), tsq.Ternary(32), tsq.Ternary(1024), tsq.Natural(), *SHORT_SCALES, *CASTS,
+         *DITHERED]
 
 
 def gaussian(numel: int, seed: int, dtype: torch.dtype) -> torch.Tensor:

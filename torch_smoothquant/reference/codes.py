@@ -12,25 +12,25 @@ from .wire import CODECS, Codec, Encoding, Key, check, no_parameters
 SIGN, TERNARY, NATURAL, NOTHING = 2, 3, 4, 12
 
 
-def _sign(x: Tensor, key: Key, block: int = 256) -> Encoding:
+def _sign(x: Tensor, key: Key, block: int = 256, scale_dtype: str | None = None) -> Encoding:
     q.check_quantizer(1, block, "unbiased")
-    x = x.to(torch.float32)
+    x, short, variant = x.to(torch.float32), q.is_short(scale_dtype), q.variant_of("unbiased", scale_dtype)
     if not bool(x.isfinite().all()):
-        return Encoding(torch.zeros(q.payload_bytes(x.numel(), 1, block), dtype=torch.uint8), False, 1, 0, block)
+        return Encoding(torch.zeros(q.payload_bytes(x.numel(), 1, block, short), dtype=torch.uint8), False, 1, variant, block)
     numel, own, x = x.numel(), q.to_blocks(torch.ones_like(x), block), q.to_blocks(x, block)  # own: 0 where padding
     norm = x.abs().amax(1, keepdim=True)
-    empty = norm.view(torch.int32) < q.TINY_BITS
+    empty = norm.view(torch.int32) < q.tiny_bits(short)
     factor = torch.where(norm >= 2.0**96, 2.0**-16, 1.0).to(torch.float32)
     mean = q.lane_sum(x.abs() * factor) / own.sum(1, keepdim=True).clamp(min=1)
-    scales = (mean * (1 / factor)).clamp(max=q.MAX).masked_fill(empty, 0)  # 1 / factor: a power of two, exact
+    scales = q.final_scale(mean * (1 / factor), 1, short).masked_fill(empty, 0)  # 1 / factor: a power of two, exact
     codes = (x >= 0).to(torch.int64).masked_fill(empty | (own == 0), 0)
-    return Encoding(q.pack(codes.flatten(), scales.flatten(), numel, 1, block), True, 1, 0, block)
+    return Encoding(q.pack(codes.flatten(), scales.flatten(), numel, 1, block, short), True, 1, variant, block)
 
 
-def _ternary(x: Tensor, key: Key, block: int = 256) -> Encoding:
+def _ternary(x: Tensor, key: Key, block: int = 256, scale_dtype: str | None = None) -> Encoding:
     x = x.to(torch.float32)
-    payload = q.quantize(x, 2, block, "unbiased", None, key.seed, key.step, key.rank)
-    return Encoding(payload, bool(x.isfinite().all()), 2, 0, block)
+    payload = q.quantize(x, 2, block, "unbiased", None, key.seed, key.step, key.rank, scale_dtype=scale_dtype)
+    return Encoding(payload, bool(x.isfinite().all()), 2, q.variant_of("unbiased", scale_dtype), block)
 
 
 def _natural(x: Tensor, key: Key) -> Encoding:

@@ -13,7 +13,7 @@ from . import quantizer as q
 from .philox import dither_bits
 from .wire import Key, Section, check
 
-NATIVE, FP32, FP16, BF16, QUANTIZED, FITTED = range(6)  # variant, bits 0 to 2
+NATIVE, FP32, FP16, BF16, QUANTIZED = range(5)  # variant, bits 0 to 2; a quantizer: QUANTIZED + its own variant
 MASK = 7
 _NAMES = {None: NATIVE, "fp32": FP32, "fp16": FP16, "bf16": BF16}
 _TYPES = {FP32: torch.float32, FP16: torch.float16, BF16: torch.bfloat16}
@@ -38,10 +38,12 @@ def coding_of(value_dtype: ValueDType) -> Coding:
     if not isinstance(value_dtype, Mapping):
         check(value_dtype in _NAMES, "value_dtype", f"one of {list(_NAMES)} or a quantizer", value_dtype)
         return Coding(_NAMES[value_dtype])
-    given = {"bits": 4, "block": 256, "levels": None, "rounding": None, **value_dtype}
+    given = {"bits": 4, "block": 256, "levels": None, "rounding": None, "scale_dtype": None, **value_dtype}
     bits, block, levels, rounding = given["bits"], given["block"], given["levels"] or "unbiased", given["rounding"]
-    assert isinstance(bits, int) and isinstance(block, int) and isinstance(levels, str) and isinstance(rounding, str | None)
-    return Coding(QUANTIZED + q.LEVELS.index(levels), bits, block, rounding)
+    scale_dtype = given["scale_dtype"]
+    assert isinstance(bits, int) and isinstance(block, int) and isinstance(levels, str)
+    assert isinstance(rounding, str | None) and isinstance(scale_dtype, str | None)
+    return Coding(QUANTIZED + q.variant_of(levels, scale_dtype), bits, block, rounding)
 
 
 def section_coding(section: Section) -> Coding:
@@ -50,8 +52,7 @@ def section_coding(section: Section) -> Coding:
 
 def check_format(section: Section, at: str, others: int = 0) -> None:
     """Codec.check_format of a codec with coded values; `others`: the variant's bits that the codec itself defines."""
-    check(section.variant & ~(MASK | others) == 0 and section.variant & MASK <= FITTED, at + "variant", f"values coded as 0 to {FITTED}",
-          section.variant)
+    check(section.variant & ~(MASK | others) == 0, at + "variant", f"no bits but those of {MASK | others}", section.variant)
     if section.variant & MASK >= QUANTIZED:
         q.check_quantizer(section.bits, section.block, "fit", at)
     else:
@@ -68,7 +69,7 @@ def saturated(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 def value_bytes(count: int, coding: Coding, header: torch.dtype) -> int:
     if coding.variant >= QUANTIZED:
-        return q.payload_bytes(count, coding.bits, coding.block)
+        return q.payload_bytes(count, coding.bits, coding.block, bool(coding.variant - QUANTIZED & q.SHORT))
     return count * coding.dtype(header).itemsize
 
 
@@ -76,8 +77,9 @@ def encode_values(values: Tensor, coding: Coding, header: torch.dtype, key: Key)
     """The bytes of finite values (1-D) in a message of dtype `header`."""
     if coding.variant < QUANTIZED:
         return saturated(values, coding.dtype(header)).contiguous().view(torch.uint8)
-    return q.quantize(saturated(values, torch.float32), coding.bits, coding.block, q.LEVELS[coding.variant - QUANTIZED], coding.rounding,
-                      key.seed, key.step, key.rank)
+    levels, scale_dtype = q.choices_of(coding.variant - QUANTIZED)
+    return q.quantize(saturated(values, torch.float32), coding.bits, coding.block, levels, coding.rounding, key.seed, key.step, key.rank,
+                      scale_dtype=scale_dtype)
 
 
 def decode_values(payload: Tensor, count: int, coding: Coding, header: torch.dtype) -> Tensor:
@@ -85,7 +87,7 @@ def decode_values(payload: Tensor, count: int, coding: Coding, header: torch.dty
     expected = value_bytes(count, coding, header)
     check(payload.numel() == expected, "bytes", f"{expected} of values", payload.numel())
     if coding.variant >= QUANTIZED:
-        values = q.dequantize(payload, count, coding.bits, coding.block, q.LEVELS[coding.variant - QUANTIZED])
+        values = q.dequantize(payload, count, coding.bits, coding.block, *q.choices_of(coding.variant - QUANTIZED))
     else:
         values = payload.clone().view(coding.dtype(header))
     check(bool(values.isfinite().all()), "payload", "finite values", "others")

@@ -8,7 +8,6 @@
 
 #include <array>
 #include <bit>
-#include <cstring>
 
 #include "hwy/highway.h"
 #include "kernels/cpu/block.h"
@@ -29,14 +28,16 @@ struct GroupShape {
         blocks(params.block < kTile ? kTile / params.block : 1),
         row_shift(blocks > 1 ? std::countr_zero(params.block) - 5 : 3),
         tiles(params.group() / kTile),
+        head_bytes(params.scale_bytes() * blocks),
         tile_bytes(kLanes * static_cast<size_t>(params.bits)) {}
 
-  const uint8_t* tile(const uint8_t* group, size_t i) const { return group + 4 * blocks + i * tile_bytes; }
+  const uint8_t* tile(const uint8_t* group, size_t i) const { return group + head_bytes + i * tile_bytes; }
 
   int bits;
   size_t blocks;  // number of scales
   int row_shift;  // log2(rows of a tile that share a scale)
   size_t tiles;
+  size_t head_bytes;  // of the scales
   size_t tile_bytes;
 };
 
@@ -44,8 +45,7 @@ struct GroupShape {
 struct GroupLevels {
   HWY_INLINE void Read(const QuantizerParams& params, const GroupShape& shape, const uint8_t* group) {
     for (size_t j = 0; j < shape.blocks; ++j) {
-      uint32_t bits;
-      std::memcpy(&bits, group + 4 * j, 4);
+      const uint32_t bits = read_scale(params, group, j);
       mid_rise[j] = params.bits == 1 || (params.rounding == Rounding::kFit && (bits & kSignBit) != 0);
       slope[j] = mid_rise[j] ? 2.0f : 1.0f;
       offset[j] = static_cast<float>(level(params.bits, mid_rise[j] != 0, 0));
@@ -161,9 +161,7 @@ bool ValidGroup(const QuantizerParams& params, const uint8_t* group) {
   const GroupShape shape(params);
   int32_t largest[8];
   for (size_t j = 0; j < shape.blocks; ++j) {
-    uint32_t scale;
-    std::memcpy(&scale, group + 4 * j, 4);
-    largest[j] = largest_code(params.bits, params.rounding == Rounding::kFit, scale);
+    largest[j] = largest_code(params.bits, params.rounding == Rounding::kFit, read_scale(params, group, j));
     if (largest[j] < 0) return false;
   }
   auto excess = hn::Zero(di);  // the largest code - limit so far

@@ -31,7 +31,7 @@ bool Quantize(const QuantizerParams& params, Form form, ConstView x, void* state
   const auto state_at = [&](size_t i) {
     return state != nullptr ? static_cast<char*>(state) + i * size_of(state_dtype(x.dtype)) : nullptr;
   };
-  const size_t group = params.group(), group_bytes = quantizer_bytes(group, params.bits, params.block);
+  const size_t group = params.group(), group_bytes = quantizer_bytes(group, params);
   bool finite = true;
   size_t i = 0;
   for (; x.numel - i >= group; i += group, out += group_bytes) {
@@ -86,7 +86,7 @@ SumGroupFunction ChooseSumGroup(const QuantizerParams& params) {
 
 void DequantizeAdd(const QuantizerParams& params, const uint8_t* in, size_t n, double scale, View acc) {
   const AddGroupFunction add_group = ChooseAddGroup(params);
-  const size_t group = params.group(), group_bytes = quantizer_bytes(group, params.bits, params.block);
+  const size_t group = params.group(), group_bytes = quantizer_bytes(group, params);
   size_t i = 0;
   for (; n - i >= group; i += group, in += group_bytes) {
     if (acc.dtype != DType::kFloat64) {
@@ -136,7 +136,7 @@ void DequantizeMean(const QuantizerParams& params, const uint8_t* const* in, siz
   HWY_ALIGN float sums[kMaxBlock];
   size_t i = 0;
   for (; n - i >= group; i += group) {
-    const size_t begin = quantizer_bytes(i, params.bits, params.block);
+    const size_t begin = quantizer_bytes(i, params);
     switch (out.dtype) {
       case DType::kFloat32:
         MeanGroup(params, sum_group, in, count, begin, divisor, out.as<float>() + i);
@@ -163,7 +163,7 @@ bool ValidPayload(const QuantizerParams& params, const uint8_t* in, size_t n) {
   using ValidGroupFunction = bool (*)(const QuantizerParams&, const uint8_t*);
   const ValidGroupFunction valid_group =
       WithShape(params, [](auto bits, auto) -> ValidGroupFunction { return ValidGroup<decltype(bits)::value>; });
-  const size_t group = params.group(), group_bytes = quantizer_bytes(group, params.bits, params.block);
+  const size_t group = params.group(), group_bytes = quantizer_bytes(group, params);
   size_t i = 0;
   for (; n - i >= group; i += group, in += group_bytes) {
     if (!valid_group(params, in)) return false;

@@ -10,7 +10,6 @@
 #endif
 
 #include <bit>
-#include <cstring>
 
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
@@ -84,22 +83,22 @@ template <Map kMap>
 HWY_INLINE uint32_t BlockParams(const QuantizerParams& params, const float* quantity, uint32_t magnitude, size_t j,
                                 TileParams& tile) {
   const int bits = params.bits;
-  const bool empty = magnitude < kTinyBits;
-  const Normalizer norm = empty ? Normalizer{0.0f, 0.0f} : normalizer(params.rounding, bits, magnitude);
+  const bool empty = magnitude < tiny_bits(params);
+  const Normalizer norm = empty ? Normalizer{0.0f, 0.0f} : normalizer(params, magnitude);
   bool mid_rise = bits == 1;
   float scale = 0.0f;
   tile.gain[j] = 1.0f;
   tile.shift[j] = 0.0f;
   if (kMap == Map::kFit && !empty) {
-    const FitResult fit = FitBlock(bits, quantity, params.block, magnitude, norm);
+    const FitResult fit = FitBlock(params, quantity, magnitude, norm);
     mid_rise = fit.choice.mid_rise;
     scale = fit.choice.scale;
     tile.gain[j] = mid_rise ? fit.mid_rise_inverse : 1.0f;
     tile.shift[j] = mid_rise ? -0.5f : 0.0f;
   } else if (params.rounding == Rounding::kSign && !empty) {
-    scale = SignScale(quantity, params.block, magnitude);
+    scale = SignScale(params, quantity, magnitude);
   } else if (!empty) {
-    scale = unbiased_scale(bits, norm.unit, params.shrink);
+    scale = unbiased_scale(params, norm.unit);
   }
   const int lowest = mid_rise ? -(1 << (bits - 1)) : -centre(bits);
   const int highest = empty ? lowest : mid_rise ? (1 << (bits - 1)) - 1 : centre(bits);
@@ -215,10 +214,9 @@ bool EncodeGroup(const EncodeJob& job, const float* x, float* state, uint64_t of
   const size_t blocks = params.block < kTile ? kTile / params.block : 1;
   TileParams tile;
   for (size_t j = 0; j < blocks; ++j) {
-    const uint32_t scale = BlockParams<kMap>(params, quantity + j * params.block, magnitudes[j], j, tile);
-    std::memcpy(out + 4 * j, &scale, 4);
+    write_scale(params, BlockParams<kMap>(params, quantity + j * params.block, magnitudes[j], j, tile), j, out);
   }
-  out += 4 * blocks;
+  out += params.scale_bytes() * blocks;
   const size_t tile_bytes = kLanes * static_cast<size_t>(params.bits);
   if (blocks > 1) {
     const int row_shift = std::countr_zero(params.block) - 5;

@@ -51,19 +51,19 @@ class LaneSums {
   V sums_[kVectors];
 };
 
-// The scale of one Sign block of `count` (a multiple of 32) finite quantities.
-HWY_INLINE float SignScale(const float* HWY_RESTRICT quantity, size_t count, uint32_t magnitude) {
+// The scale of one full Sign block of finite quantities.
+HWY_INLINE float SignScale(const QuantizerParams& params, const float* HWY_RESTRICT quantity, uint32_t magnitude) {
   using D = hn::CappedTag<float, 16>;
   const D d;
   const size_t N = hn::Lanes(d);
   const auto factor = hn::Set(d, sign_factor(magnitude));
   LaneSums<D> sums;
-  for (size_t row = 0; row < count; row += kLanes) {
+  for (size_t row = 0; row < params.block; row += kLanes) {
     for (size_t vector = 0; vector < LaneSums<D>::kVectors; ++vector) {
       sums.Add(vector, hn::Mul(hn::Abs(hn::Load(d, quantity + row + vector * N)), factor));
     }
   }
-  return sign_scale(magnitude, sums.Total(), static_cast<float>(count));
+  return sign_scale(params, magnitude, sums.Total(), static_cast<float>(params.block));
 }
 
 struct FitResult {
@@ -71,9 +71,11 @@ struct FitResult {
   float mid_rise_inverse;
 };
 
-// Chooses grid and scale for one block of `count` (a multiple of 32) finite quantities.
-HWY_INLINE FitResult FitBlock(int bits, const float* HWY_RESTRICT quantity, size_t count, uint32_t magnitude,
+// Chooses grid and scale for one full block of finite quantities.
+HWY_INLINE FitResult FitBlock(const QuantizerParams& params, const float* HWY_RESTRICT quantity, uint32_t magnitude,
                               const Normalizer& norm) {
+  const int bits = params.bits;
+  const size_t count = params.block;
   const hn::CappedTag<float, 16> d;
   using D = hn::CappedTag<float, 16>;
   const size_t N = hn::Lanes(d);
@@ -113,7 +115,7 @@ HWY_INLINE FitResult FitBlock(int bits, const float* HWY_RESTRICT quantity, size
   }
   sums.y_mid_rise = y_odd.Total();
   sums.mid_rise_mid_rise = odd_odd.Total();
-  result.choice = choose_fit(bits, magnitude, norm.unit, sums);
+  result.choice = choose_fit(params, magnitude, norm.unit, sums);
   return result;
 }
 

@@ -19,6 +19,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 // widening multiplication does not look at them, and not cleaning them up saves all shuffles.
 template <class V>
 struct PhiloxState {
+  HWY_INLINE PhiloxState() {}  // as that of PhiloxWords
   V c0, c1, c2, c3;
 
   template <class D32>
@@ -34,6 +35,9 @@ struct PhiloxState {
 
 template <class V>
 struct PhiloxWords {
+  // Not the compiler's own, which GCC makes outside of the target's options: NEON's vectors could not be inlined in it.
+  HWY_INLINE PhiloxWords() {}
+  HWY_INLINE void Set(V v0, V v1, V v2, V v3) { w0 = v0, w1 = v1, w2 = v2, w3 = v3; }
   V w0, w1, w2, w3;
 };
 
@@ -84,7 +88,7 @@ HWY_INLINE void Philox(D32 d, uint64_t counter, size_t lane, PhiloxKey key, Phil
   };
   for (size_t i = 0; i < kVectors; ++i) {
     const PhiloxState<V>&even = states[2 * i], &odd = states[2 * i + 1];
-    words[i] = {join(odd.c0, even.c0), join(odd.c1, even.c1), join(odd.c2, even.c2), join(odd.c3, even.c3)};
+    words[i].Set(join(odd.c0, even.c0), join(odd.c1, even.c1), join(odd.c2, even.c2), join(odd.c3, even.c3));
   }
 }
 

@@ -105,6 +105,8 @@ class TileWriter {
 
 template <class V>
 struct Quads {
+  HWY_INLINE Quads() {}  // see PhiloxWords
+  HWY_INLINE Quads(V low_quad, V high_quad) : low(low_quad), high(high_quad) {}
   V low, high;  // bits above 4 * bits are undefined in both
 };
 

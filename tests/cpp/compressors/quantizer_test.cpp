@@ -14,8 +14,8 @@ namespace {
 using test::Vector;
 
 CompressorPtr quantizer(int bits, uint32_t block = 256, std::optional<QuantizerLevels> levels = {},
-                        std::optional<bool> stochastic = {}) {
-  return std::make_shared<Quantizer>(Quantizer::Config{bits, block, levels, stochastic});
+                        std::optional<bool> stochastic = {}, bool bf16_scales = false) {
+  return std::make_shared<Quantizer>(Quantizer::Config{bits, block, levels, stochastic, bf16_scales});
 }
 
 std::vector<CompressorPtr> all_kinds() {
@@ -29,6 +29,12 @@ std::vector<CompressorPtr> all_kinds() {
   }
   for (const uint32_t block : {32u, 256u, 1024u}) out.push_back(std::make_shared<Sign>(block));
   out.push_back(std::make_shared<Ternary>(64));
+  out.push_back(quantizer(3, 32, QuantizerLevels::kFit, {}, true));
+  out.push_back(quantizer(4, 64, QuantizerLevels::kUnbiased, {}, true));
+  out.push_back(quantizer(1, 32, {}, {}, true)->as_contractive());
+  out.push_back(quantizer(2, 256, QuantizerLevels::kUnbiased, {}, true)->as_contractive());  // shrunk
+  out.push_back(std::make_shared<Sign>(32, true));
+  out.push_back(std::make_shared<Ternary>(32, true));
   out.push_back(Ternary().as_contractive());
   out.push_back(quantizer(1)->as_contractive());
   out.push_back(quantizer(2, 256, QuantizerLevels::kUnbiased)->as_contractive());  // shrunk
@@ -82,11 +88,12 @@ TEST(Quantizer, HasTheConstantsOfTheTable) {
 TEST(Quantizer, ConstantsFollowTheShorterOfBlockAndVector) {
   for (const CompressorPtr& c : all_kinds()) {
     const Class one = c->class_of(1), none = c->class_of(0);
+    const bool exact = !test::contains(c->spec(), "bf16");
     if (one.omega) {
-      EXPECT_EQ(*one.omega, 0.0) << c->spec();
+      EXPECT_EQ(*one.omega == 0.0, exact) << c->spec();
     }
     if (one.alpha && one.omega) {
-      EXPECT_EQ(*one.alpha, 1.0) << c->spec();
+      EXPECT_EQ(*one.alpha == 1.0, exact) << c->spec();
     }
     EXPECT_EQ(one.omega, none.omega);
     EXPECT_EQ(c->class_of(1 << 20).alpha, c->class_of(4096).alpha);
@@ -108,14 +115,31 @@ std::vector<Vector> hard_inputs(int bits, size_t n) {
   return out;
 }
 
-TEST(Quantizer, ContractsAsItsClassSays) {
+/// The hard inputs; with 16-bit scales also times a number that puts the maximum just above a scale that could be sent.
+std::vector<Vector> hard_inputs(int bits, size_t n, bool bf16_scales) {
+  std::vector<Vector> out = hard_inputs(bits, n);
+  if (!bf16_scales) return out;
+  const double s = bits == 1 ? 1 : (1 << (bits - 1)) - 1;
+  for (size_t i = 0, count = out.size(); i < count; ++i) {
+    Vector x(out[i]);
+    for (size_t j = 0; j < n; ++j) x.set(j, x[j] * s * (1.0 + 0x1p-20) / test::max_abs(out[i].view()));
+    out.push_back(x);
+  }
+  return out;
+}
+
+class QuantizerClass : public testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Scales, QuantizerClass, testing::Bool(),
+                         [](const auto& info) { return info.param ? "bf16" : "fp32"; });
+
+TEST_P(QuantizerClass, ContractsAsItsClassSays) {
   for (int bits = 1; bits <= 8; ++bits) {
     double worst = 0;
     for (const auto levels : {QuantizerLevels::kFit, QuantizerLevels::kUnbiased}) {
       const bool nearest = levels == QuantizerLevels::kUnbiased;
-      if (nearest && bits == 1) continue;  // no class
-      const CompressorPtr c = quantizer(bits, 256, levels, nearest ? std::optional(false) : std::nullopt);
-      for (const Vector& x : hard_inputs(bits, 256)) {
+      CompressorPtr c = quantizer(bits, 256, levels, nearest ? std::optional(false) : std::nullopt, GetParam());
+      if (nearest && bits == 1) c = c->as_contractive();  // without it: no class
+      for (const Vector& x : hard_inputs(bits, 256, GetParam())) {
         std::vector<uint8_t> out(c->max_bytes(256, DType::kFloat64));
         c->encode(x.view(), {}, out);
         const double ratio =
@@ -130,12 +154,13 @@ TEST(Quantizer, ContractsAsItsClassSays) {
   }
 }
 
-TEST(Quantizer, VarianceAndShrunkErrorAreBoundedByTheClass) {
+TEST_P(QuantizerClass, VarianceAndShrunkErrorAreBounded) {
   constexpr int kDraws = 200;
   for (int bits = 1; bits <= 8; ++bits) {
     double worst = 0;
-    const CompressorPtr plain = quantizer(bits, 256, QuantizerLevels::kUnbiased), contractive = plain->as_contractive();
-    for (const Vector& x : hard_inputs(bits, 256)) {
+    const CompressorPtr plain = quantizer(bits, 256, QuantizerLevels::kUnbiased, {}, GetParam());
+    const CompressorPtr contractive = plain->as_contractive();
+    for (const Vector& x : hard_inputs(bits, 256, GetParam())) {
       for (const CompressorPtr& c : {plain, contractive}) {
         double error = 0;
         for (uint64_t step = 0; step < kDraws; ++step) {
@@ -149,8 +174,46 @@ TEST(Quantizer, VarianceAndShrunkErrorAreBoundedByTheClass) {
         if (c == plain) worst = std::max(worst, error / squared_norm(x) / bound);
       }
     }
-    EXPECT_GT(worst, 0.9) << bits;  // the exact supremum
+    EXPECT_GT(worst, 0.9) << bits;  // the exact supremum, or a bound close to it
   }
+}
+
+// What rounding the scale up costs, at block 256: little, and nothing that changes which widths are contractive.
+TEST(Quantizer, Bf16ScalesCostLittle) {
+  for (int bits = 1; bits <= 8; ++bits) {
+    const Class wide = quantizer(bits, 256, QuantizerLevels::kUnbiased)->class_of(1000);
+    const Class narrow = quantizer(bits, 256, QuantizerLevels::kUnbiased, {}, true)->class_of(1000);
+    EXPECT_GT(*narrow.omega, *wide.omega) << bits;
+    EXPECT_LT(*narrow.omega, *wide.omega * 1.05) << bits;
+    EXPECT_EQ(narrow.alpha.has_value(), wide.alpha.has_value()) << bits;
+    const double fit = *quantizer(bits, 256, QuantizerLevels::kFit)->class_of(1000).alpha;
+    EXPECT_DOUBLE_EQ(*quantizer(bits, 256, QuantizerLevels::kFit, {}, true)->class_of(1000).alpha, fit * (1 - 0x1p-16));
+  }
+  EXPECT_EQ(*Sign(32, true).class_of(1000).alpha, (1 - 0x1p-16) / 32);
+  EXPECT_GT(*Ternary(256, true).class_of(1000).omega, 7.5);
+  EXPECT_LT(*Ternary(256, true).as_contractive()->class_of(256).alpha, 1 / 8.5);
+}
+
+TEST(Quantizer, Bf16ScalesAreInSpecAndFormat) {
+  for (const char* spec :
+       {"Quantizer(bits=4, scale_dtype='bf16')", "Quantizer(bits=2, block=32, levels='fit', scale_dtype='bf16')",
+        "Sign(scale_dtype='bf16')", "Sign(block=64, scale_dtype='bf16')", "Ternary(block=32, scale_dtype='bf16')",
+        "TopK(k=3, value_dtype=Quantizer(bits=4, block=32, levels='fit', scale_dtype='bf16'))"}) {
+    const CompressorPtr c = parse_compressor(spec);
+    EXPECT_EQ(c->spec(), spec);
+    const wire::Format format = c->format();
+    EXPECT_TRUE(decoder_for(format)->format() == format) << spec;
+    EXPECT_TRUE(test::contains(c->as_contractive()->spec(), "bf16") &&
+                test::contains(c->as_unbiased()->spec(), "bf16"));
+  }
+  EXPECT_EQ(parse_compressor("Quantizer(bits=4, levels='fit', scale_dtype='bf16')")->format().variant, 3);
+  EXPECT_EQ(parse_compressor("Sign(scale_dtype='bf16')")->format().variant, 2);
+  EXPECT_EQ(parse_compressor("Sign(scale_dtype=None)")->spec(), "Sign()");
+  EXPECT_EQ(
+      parse_compressor("TopK(k=3, value_dtype=Quantizer(bits=4, levels='fit', scale_dtype='bf16'))")->format().variant,
+      7);
+  EXPECT_THROW(parse_compressor("Quantizer(scale_dtype='fp16')"), SpecError);
+  EXPECT_THROW(parse_compressor("Ternary(scale_dtype=16)"), SpecError);
 }
 
 TEST(Quantizer, ResolvesOpenChoices) {

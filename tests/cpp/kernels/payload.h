@@ -122,7 +122,8 @@ inline std::vector<const char*> targets() {
 
 inline std::string describe(const kernels::QuantizerParams& params, size_t n) {
   return "bits " + std::to_string(params.bits) + " block " + std::to_string(params.block) + " rounding " +
-         std::to_string(static_cast<int>(params.rounding)) + " n " + std::to_string(n);
+         std::to_string(static_cast<int>(params.rounding)) + (params.bf16_scales ? " bf16 scales" : "") + " n " +
+         std::to_string(n);
 }
 
 }  // namespace tsq::test

@@ -39,7 +39,7 @@ Expected expect(const Case& c, uint64_t seed) {
   const DType state_type = state_dtype(c.dtype);
   e.state_before = test::gradient(state_type, c.n, size_of(state_type), seed + 1);
   e.state = test::copy_of(e.state_before, size_of(state_type));
-  e.payload = Buffer(quantizer_bytes(c.n, c.params.bits, c.params.block), 1);
+  e.payload = Buffer(quantizer_bytes(c.n, c.params), 1);
   e.finite =
       scalar::quantize(c.params, c.form, {e.x.data(), c.dtype, c.n}, e.state.data(), kKey, c.offset, e.payload.data());
   return e;
@@ -91,19 +91,19 @@ void check(const Case& c, uint64_t seed) {
 
 class SimdTest : public testing::TestWithParam<int> {};
 
-TEST_P(SimdTest, EqualsOracle) {
+void check_all(int bits, bool bf16_scales) {
   uint64_t seed = 0;
   for (const Rounding rounding : kRoundings) {
-    if (rounding == Rounding::kSign && GetParam() != 1) continue;
+    if (rounding == Rounding::kSign && bits != 1) continue;
     for (const Form form : kForms) {
       for (const DType dtype : kTypes) {
         for (const uint32_t block : kBlocks) {
           for (const size_t n : kCounts) {
-            const QuantizerParams params{GetParam(), block, rounding, n % 2 == 0 ? 1.0f : 0.7f};
+            const QuantizerParams params{bits, block, rounding, n % 2 == 0 ? 1.0f : 0.7f, bf16_scales};
             constexpr uint64_t kGroups[3] = {0, 7, (uint64_t{1} << 36) + 1};  // the last: counters beyond 32 bits
             ++seed;
             check({params, form, dtype, n, kGroups[seed % 11 % 3] * params.group(), seed % 7 == 0}, seed);
-            if (HasFailure()) return;
+            if (testing::Test::HasFailure()) return;
           }
         }
       }
@@ -111,13 +111,16 @@ TEST_P(SimdTest, EqualsOracle) {
   }
 }
 
+TEST_P(SimdTest, EqualsOracle) { check_all(GetParam(), false); }
+TEST_P(SimdTest, EqualsOracleWithBf16Scales) { check_all(GetParam(), true); }
+
 TEST_P(SimdTest, EqualsOracleOnALongVector) {
   uint64_t seed = 4;
   for (const Rounding rounding : kRoundings) {
     if (rounding == Rounding::kSign && GetParam() != 1) continue;
     for (const DType dtype : kTypes) {
       const uint32_t block = kBlocks[static_cast<size_t>(seed) % 8];
-      check({{GetParam(), block, rounding, 1.0f}, kForms[seed % 3], dtype, 100003, 0, false}, seed);
+      check({{GetParam(), block, rounding, 1.0f, seed % 2 == 1}, kForms[seed % 3], dtype, 100003, 0, false}, seed);
       ++seed;
       if (HasFailure()) return;
     }

@@ -234,9 +234,9 @@ TEST(ValidPayload, SurvivesRandomBytes) {
   size_t valid = 0;
   for (int trial = 0; trial < 100000; ++trial) {
     const QuantizerParams params{static_cast<int>(random() % 8) + 1, 32u << random() % 4, kRoundings[random() % 3],
-                                 1.0f};
+                                 1.0f, random() % 2 == 1};
     const size_t n = random() % 600;
-    std::vector<uint8_t> payload(quantizer_bytes(n, params.bits, params.block));
+    std::vector<uint8_t> payload(quantizer_bytes(n, params));
     for (size_t i = 0; i < payload.size(); i += 8) {
       const uint64_t word = random();
       std::memcpy(payload.data() + i, &word, std::min<size_t>(8, payload.size() - i));
