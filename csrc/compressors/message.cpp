@@ -53,11 +53,11 @@ wire::Message check_message(Bytes bytes, uint64_t* numel) {
   wire::Message message = wire::parse(bytes);
   *numel = 0;
   for (size_t i = 0; i < message.sections.size(); ++i) {
+    validate_section(*decoder_for(message.sections[i].format), message, i);
     const uint64_t more = message.sections[i].numel;
     if (more > kMaxDecoded - *numel)  // compared so that no sum wraps around
       throw_wire("numel", concat("at most 2^32 = ", kMaxDecoded, " in all"),
                  *numel == 0 ? concat(more) : concat(*numel, " and ", more, " more"));
-    validate_section(*decoder_for(message.sections[i].format), message, i);
     *numel += more;
   }
   return message;

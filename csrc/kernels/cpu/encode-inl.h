@@ -226,10 +226,11 @@ bool EncodeGroup(const EncodeJob& job, const float* x, float* state, uint64_t of
   const bool centred = kMap == Map::kFit && tile.offset[0] == 0.0f;
   for (size_t i = 0; i < params.block; i += kTile, out += tile_bytes) {
     const uint64_t counter = (offset + i) / kTile * kLanes;
+    float* const part = state != nullptr ? state + i : nullptr;
     if (centred) {
-      EmitTile<Map::kRound, false, true, kBits>(job, tile, 3, x + i, quantity + i, state + i, counter, out);
+      EmitTile<Map::kRound, false, true, kBits>(job, tile, 3, x + i, quantity + i, part, counter, out);
     } else {
-      EmitTile<kMap, kDither, true, kBits>(job, tile, 3, x + i, quantity + i, state + i, counter, out);
+      EmitTile<kMap, kDither, true, kBits>(job, tile, 3, x + i, quantity + i, part, counter, out);
     }
   }
   return true;
