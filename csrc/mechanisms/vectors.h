@@ -39,7 +39,8 @@ void divide(View to, double divisor);
 /// v = (1 - eta) v + eta x; v of S. eta = 1 gives x itself.
 void move_towards(View v, ConstView x, double eta);
 
-/// Sum of (x - h)^2, h of S; and of x^2. In a fixed order, whatever the CPU; no overflow or underflow short of double's.
+/// Sum of (x - h)^2, h of S; and of x^2. In a fixed order, whatever the CPU; no overflow or underflow short of
+/// double's.
 double squared_distance(ConstView x, ConstView h);
 double squared_norm(ConstView x);
 

@@ -45,7 +45,7 @@ TEST(CompressorRegistry, ErrorsNameArgumentAndColumn) {
       {"Quantizer(4, 100)", 1, "block: expected a power of two from 32 to 4096, got 100"},
       {"Quantizer(4, 31)", 14, "block: expected an integer from 32 to 4096, got 31"},
       {"Quantizer(4, bits=4)", 19, "'bits' is given twice"},
-      {"Quantizer(4, 256, None, None, 5)", 31, "at most 4 arguments"},
+      {"Quantizer(4, 256, None, None, None, 5)", 37, "at most 5 arguments"},
       {"Quantizer(foo=3)", 15, "no argument 'foo'"},
       {"Quantizer(levels='fitt')", 18, "levels: expected None or 'unbiased' or 'fit', got 'fitt'"},
       {"Quantizer(levels='fit', rounding='stochastic')", 1, "with levels='fit', got 'stochastic'"},

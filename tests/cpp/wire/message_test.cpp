@@ -42,8 +42,8 @@ Octets mixed_message(DType dtype) {
   return out;
 }
 
-constexpr const char* kFields[] = {"length", "magic", "version", "dtype", "kind",  "sections", "codec",
-                                   "flags",  "bits",  "variant", "block", "bytes", "section",  "payload"};
+constexpr const char* kFields[] = {"length", "magic",   "version", "dtype", "kind",    "sections", "codec", "flags",
+                                   "bits",   "variant", "block",   "bytes", "section", "payload",  "numel"};
 
 /// Checks and decodes; true if the bytes are a message. A WireError must name a field.
 bool accepts(Bytes bytes, bool decode = true) {
