@@ -43,7 +43,7 @@ def test_whole_message_encoders_agree(entry):
     (s,) = entry["sections"]
     x = make_golden.make_input(s["input"], getattr(torch, entry["dtype"]))
     name = s["codec"] if "arguments" in s else "Quantizer"
-    arguments = s.get("arguments") or {key: s[key] for key in ("bits", "block", "levels", "rounding") if key in s}
+    arguments = s.get("arguments") or {key: s[key] for key in ("bits", "block", "levels", "rounding", "scale_dtype") if key in s}
     arguments = {f"{key}_": v for key, v in arguments.items()}
     message = reference.encode(x, name, entry["seed"], entry["step"], entry["rank"], entry.get("world_size", 1), **arguments)
     assert torch.equal(message, stored(entry))

@@ -94,7 +94,7 @@ def test_other_spellings(text, spec):
     ("Quantizer(levels=4)", 18, "levels"),
     ("Quantizer(bits=4, 64)", 19, "positional"),
     ("Quantizer(4, bits=4)", 19, "given twice"),
-    ("Quantizer(4, 256, None, None, 1)", 31, "at most 4"),
+    ("Quantizer(4, 256, None, None, None, 1)", 37, "at most 5"),
     ("Quantizer(width=4)", 17, "no argument 'width'"),
     ("Dithering()", 1, "levels: expected an integer from 1 to 32767, got none"),
     ("Dithering(0)", 11, "levels: expected an integer from 1 to 32767"),
