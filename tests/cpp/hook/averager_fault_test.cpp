@@ -124,7 +124,8 @@ TEST_P(AveragerFault, ChangedBytesRaiseAndLeaveNoTraceOrAreALegalMessage) {
       ByRank after = cluster.snapshot(), was = before;
       after.resize(1), was.resize(1);  // rank 0's; the other one has finished its step
       EXPECT_LE(test::relative_difference(after, was, gradients), kRounding) << "position " << position;
-      for (const StateRef& ref : cluster.averagers[0]->states().all()) EXPECT_TRUE(std::isfinite(test::max_abs(ref.view)));
+      for (const StateRef& ref : cluster.averagers[0]->states().all())
+        EXPECT_TRUE(std::isfinite(test::max_abs(ref.view)));
     }
   }
   EXPECT_GT(raised, 60u);
