@@ -96,10 +96,7 @@ std::map<std::string, at::Tensor> state_of(const End& end) {
   std::map<std::string, at::Tensor> out;
   const StateVectors& vectors = end.state();
   for (size_t i = 0; i < vectors.size(); ++i) {
-    const View view = vectors.views()[i];
-    at::Tensor copy = new_tensor(view.numel, to_scalar_type(view.dtype));
-    if (view.numel) std::memcpy(copy.mutable_data_ptr(), view.data, view.numel * size_of(view.dtype));
-    out.emplace(vectors.names()[i], copy);
+    out.emplace(vectors.names()[i], copy_of(vectors.views()[i]));
   }
   return out;
 }

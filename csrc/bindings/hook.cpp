@@ -79,51 +79,49 @@ StateKey key_of(const Averager& averager, const StateRef& ref) {
 /// (steps, fresh, the worker's rate, the owner's rate)
 using ProgressTuple = std::tuple<uint64_t, bool, double, double>;
 
+/// {key: (begin, copy)}, {parameter: progress}
+using StateTuple = std::pair<std::map<StateKey, std::pair<size_t, at::Tensor>>, std::map<std::string, ProgressTuple>>;
+
 void check_whole(Averager& averager) {
   if (averager.torn())
     throw std::runtime_error(
         "state_dict: a step broke off when some of this rank's state had moved on: load the last checkpoint");
 }
 
-/// ({key: (begin, copy)}, {parameter: progress})
-std::pair<std::map<StateKey, std::pair<size_t, at::Tensor>>, std::map<std::string, ProgressTuple>> state(Hook& hook) {
-  std::map<StateKey, std::pair<size_t, at::Tensor>> vectors;
-  std::map<std::string, ProgressTuple> progress;
-  hook.between_buckets([&](Averager& averager) {
-    check_whole(averager);
-    for (const StateRef& ref : averager.states().all()) {
-      at::Tensor copy = new_tensor(ref.view.numel, to_scalar_type(ref.view.dtype));
-      std::memcpy(copy.mutable_data_ptr(), ref.view.data, ref.view.numel * size_of(ref.view.dtype));
-      vectors.emplace(key_of(averager, ref), std::make_pair(ref.begin, copy));
-    }
-    for (uint32_t i = 0; i < averager.parameters().size(); ++i) {
-      const Progress& p = averager.states().progress(i);
-      progress.emplace(averager.parameters()[i].name, ProgressTuple{p.steps, p.fresh, p.rates[0], p.rates[1]});
-    }
-  });
-  return {vectors, progress};
+std::map<std::string, ProgressTuple> progress_of(Averager& averager) {
+  std::map<std::string, ProgressTuple> out;
+  for (uint32_t i = 0; i < averager.parameters().size(); ++i) {
+    const Progress& p = averager.states().progress(i);
+    out.emplace(averager.parameters()[i].name, ProgressTuple{p.steps, p.fresh, p.rates[0], p.rates[1]});
+  }
+  return out;
 }
 
-/// The state of all ranks: {key: (0, whole vector)}, workers' by their mean; and the progress of all. Collective.
-std::pair<std::map<StateKey, std::pair<size_t, at::Tensor>>, std::map<std::string, ProgressTuple>> whole_state(
-    Hook& hook) {
-  std::map<StateKey, std::pair<size_t, at::Tensor>> vectors;
-  std::map<std::string, ProgressTuple> progress;
+StateTuple state(Hook& hook) {
+  StateTuple out;
+  hook.between_buckets([&](Averager& averager) {
+    check_whole(averager);
+    for (const StateRef& ref : averager.states().all())
+      out.first.emplace(key_of(averager, ref), std::make_pair(ref.begin, copy_of(ref.view)));
+    out.second = progress_of(averager);
+  });
+  return out;
+}
+
+/// The state of all ranks, whole vectors, workers' by their mean. Collective.
+StateTuple whole_state(Hook& hook) {
+  StateTuple out;
   hook.between_buckets([&](Averager& averager) {
     check_whole(averager);
     for (const WholeVector& v : mean_state(averager.states(), averager.parameters(), averager.exchange())) {
-      const View view = v.values.view();
-      at::Tensor copy = new_tensor(view.numel, to_scalar_type(view.dtype));
-      if (view.numel) std::memcpy(copy.mutable_data_ptr(), view.data, view.numel * size_of(view.dtype));
-      const StateRef ref{v.parameter, v.side, v.name, 0, view};
-      vectors.emplace(key_of(averager, ref), std::make_pair(size_t{0}, copy));
+      const StateRef ref{v.parameter, v.side, v.name, 0, v.values.view()};
+      out.first.emplace(key_of(averager, ref), std::make_pair(size_t{0}, copy_of(ref.view)));
     }
-    for (uint32_t i = 0; i < averager.parameters().size(); ++i) {
-      const Progress& p = averager.states().progress(i);
-      progress.emplace(averager.parameters()[i].name, ProgressTuple{p.steps, p.fresh, 1.0, 1.0});
-    }
+    out.second = progress_of(averager);
+    for (auto& [name, progress] : out.second)
+      std::get<2>(progress) = std::get<3>(progress) = 1.0;  // rates are a rank's
   });
-  return {vectors, progress};
+  return out;
 }
 
 Side side_of(const std::string& name) {

@@ -3,6 +3,8 @@
 #include <ATen/ops/empty.h>
 #include <torch/version.h>
 
+#include <cstring>
+
 #include "common/error.h"
 #include "kernels/quantizer.h"
 
@@ -33,6 +35,12 @@ Bytes bytes_of(const at::Tensor& tensor, const char* name) {
 
 at::Tensor new_tensor(size_t numel, at::ScalarType type) {
   return at::empty({static_cast<int64_t>(numel)}, at::TensorOptions().dtype(type));
+}
+
+at::Tensor copy_of(ConstView view) {
+  at::Tensor copy = new_tensor(view.numel, to_scalar_type(view.dtype));
+  if (view.numel) std::memcpy(copy.mutable_data_ptr(), view.data, view.numel * size_of(view.dtype));
+  return copy;
 }
 
 }  // namespace tsq

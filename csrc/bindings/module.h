@@ -22,4 +22,7 @@ Bytes bytes_of(const at::Tensor& tensor, const char* name);
 /// A new CPU tensor of `numel` elements.
 at::Tensor new_tensor(size_t numel, at::ScalarType type);
 
+/// A new 1-D CPU tensor with the view's elements and dtype.
+at::Tensor copy_of(ConstView view);
+
 }  // namespace tsq

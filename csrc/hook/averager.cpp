@@ -4,7 +4,6 @@
 #include <chrono>
 #include <numeric>
 
-#include "common/convert.h"
 #include "common/error.h"
 #include "hook/checkpoint.h"
 #include "kernels/quantizer.h"
@@ -116,12 +115,7 @@ void Averager::watch(const Piece& piece, bool owner, ConstView x, bool before) {
 }
 
 void Averager::scale_state(double factor) {
-  for (const StateRef& ref : states_.all())
-    with_element(ref.view.dtype, [&](auto element) {
-      using E = decltype(element);
-      for (size_t i = 0; i < ref.view.numel; ++i)
-        E::store(ref.view.data, i, E::load(ref.view.data, i) * static_cast<typename E::State>(factor));
-    });
+  for (const StateRef& ref : states_.all()) scale(ref.view, factor);
 }
 
 AveragerStats Averager::stats() const {
@@ -209,19 +203,18 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
 void Averager::finish_step(const Layout& layout) {
   ++sequence_;
   const std::lock_guard lock(stats_mutex_);
-  for (const bool owner : {false, true}) {
-    for (const uint32_t id : layout.ids) {
-      const auto target = (owner ? parameters_[id].down : parameters_[id].up)->compressor().target_bits();
-      if (!target) continue;
-      size_t numel = 0, bytes = 0;
-      for (const Sent& s : sent_)
-        if (s.piece->parameter == id && s.owner == owner && s.changed_state && !s.sections[0].whole) {
-          numel += s.piece->numel;
-          for (const Bytes& payload : s.payloads) bytes += payload.size();
-        }
-      double& rate = states_.progress(id).rates[owner];
-      if (numel) rate = next_rate(rate, *target, numel, bytes);
-    }
+  std::map<std::pair<uint32_t, bool>, std::pair<size_t, size_t>> sizes;  // (parameter, owner): elements, bytes
+  for (const Sent& s : sent_) {
+    if (!s.changed_state || s.sections[0].whole) continue;
+    auto& [numel, bytes] = sizes[{s.piece->parameter, s.owner}];
+    numel += s.piece->numel;
+    for (const Bytes& payload : s.payloads) bytes += payload.size();
+  }
+  for (const auto& [of, size] : sizes) {
+    const auto [id, owner] = of;
+    const auto target = (owner ? parameters_[id].down : parameters_[id].up)->compressor().target_bits();
+    double& rate = states_.progress(id).rates[owner];
+    if (target && size.first) rate = next_rate(rate, *target, size.first, size.second);
   }
   for (const uint32_t id : layout.ids) {
     ++states_.progress(id).steps;

@@ -64,41 +64,49 @@ const WholeVector* stand_in(const std::vector<WholeVector>& all, const StateRef&
   return nullptr;
 }
 
-void take(const StateRef& ref, const WholeVector& from) {
+void check_fits(const StateRef& ref, const WholeVector& from) {
   if (from.values.view().dtype != ref.view.dtype || from.values.view().numel < ref.begin + ref.view.numel)
     throw ArgumentError(concat("state_dict: ", name_of(ref.side), ".", ref.name, ": expected at least ",
                                ref.begin + ref.view.numel, " elements of ", name_of(ref.view.dtype), ", got ",
                                from.values.view().numel, " of ", name_of(from.values.view().dtype)));
+}
+
+void take(const StateRef& ref, const WholeVector& from) {
+  check_fits(ref, from);
   copy(ref.view, ConstView(from.values.view()).slice(ref.begin, ref.view.numel));
 }
 
-/// States::all with the empty parts too: collectives must match on all ranks.
-std::vector<StateRef> all_slots(const States& states, const std::vector<Parameter>& parameters) {
-  std::vector<StateRef> refs;
-  for (uint32_t id = 0; id < parameters.size(); ++id)
-    for (int side = 0; side < kSides; ++side)
-      for (const StateRef& ref : states.of_side(static_cast<Side>(side), id)) refs.push_back(ref);
-  return refs;
+/// Every vector of this rank over its whole parameter: the owners' parts put together, the workers' as they are or by
+/// their mean. Collective; parts without elements count too, so that all ranks make the same calls.
+std::vector<WholeVector> whole_vectors(const States& states, const std::vector<Parameter>& parameters,
+                                       Exchange& exchange, bool mean_of_workers) {
+  std::vector<WholeVector> out;
+  for (const StateRef& ref : states.all(/*with_empty=*/true)) {
+    WholeVector whole{ref.parameter, ref.side, ref.name, {}};
+    if (states.is_cut(ref.side, ref.parameter)) {
+      whole.values = assemble(ref, parameters[ref.parameter], exchange);
+    } else if (mean_of_workers && ref.side == Side::kWorker) {
+      whole.values = mean_over_ranks(ref.view, exchange);
+    } else {
+      whole.values = Buffer(ref.view.numel, ref.view.dtype);
+      copy(whole.values.view(), ref.view);
+    }
+    out.push_back(std::move(whole));
+  }
+  return out;
+}
+
+/// Where a vector comes from: the one of its name, or what stands in for it; null: nothing does.
+const WholeVector* source_of(const std::vector<WholeVector>& all, const StateRef& ref) {
+  const WholeVector* found = find(all, ref.parameter, ref.side, ref.name);
+  return found ? found : stand_in(all, ref);
 }
 
 }  // namespace
 
 std::vector<WholeVector> mean_state(const States& states, const std::vector<Parameter>& parameters,
                                     Exchange& exchange) {
-  std::vector<WholeVector> out;
-  for (const StateRef& ref : all_slots(states, parameters)) {
-    const Parameter& p = parameters[ref.parameter];
-    WholeVector whole{ref.parameter, ref.side, ref.name, {}};
-    if (states.is_cut(ref.side, ref.parameter)) {
-      whole.values = assemble(ref, p, exchange);
-    } else if (ref.side == Side::kWorker) {
-      whole.values = mean_over_ranks(ref.view, exchange);
-    } else {  // the same on every rank
-      whole.values = Buffer(ref.view.numel, ref.view.dtype);
-      copy(whole.values.view(), ref.view);
-    }
-    out.push_back(std::move(whole));
-  }
+  std::vector<WholeVector> out = whole_vectors(states, parameters, exchange, /*mean_of_workers=*/true);
   for (WholeVector& v : out)
     if (v.side == Side::kReceived && v.name == "estimate")
       if (const WholeVector* shift = find(out, v.parameter, Side::kWorker, "shift"))
@@ -123,34 +131,17 @@ void load_mean_state(std::vector<WholeVector> given, States& states, const std::
     add(residual->values.view(), v.values.view());
     v.values = Buffer(v.values.view().numel, v.values.view().dtype);
   }
-  for (const bool write : {false, true})
-    for (const StateRef& ref : refs) {
-      const WholeVector* from = find(given, ref.parameter, ref.side, ref.name);
-      if (!from) from = stand_in(given, ref);
-      if (from && (write || from->values.view().numel < ref.begin + ref.view.numel ||
-                   from->values.view().dtype != ref.view.dtype))
-        take(ref, *from);
-    }
+  for (const StateRef& ref : refs)
+    if (const WholeVector* from = source_of(given, ref)) check_fits(ref, *from);
+  for (const StateRef& ref : refs)
+    if (const WholeVector* from = source_of(given, ref)) take(ref, *from);
 }
 
 void carry_state(const States& from, const std::vector<Parameter>& old_parameters, States& to,
                  const std::vector<Parameter>& parameters, std::vector<Buffer>& owed, Exchange& exchange) {
-  std::vector<WholeVector> old;  // this rank's, with the owners' parts put together
-  for (const StateRef& ref : all_slots(from, old_parameters)) {
-    WholeVector whole{ref.parameter, ref.side, ref.name, {}};
-    if (from.is_cut(ref.side, ref.parameter)) {
-      whole.values = assemble(ref, old_parameters[ref.parameter], exchange);
-    } else {
-      whole.values = Buffer(ref.view.numel, ref.view.dtype);
-      copy(whole.values.view(), ref.view);
-    }
-    old.push_back(std::move(whole));
-  }
-  for (const StateRef& ref : to.all()) {
-    const WholeVector* found = find(old, ref.parameter, ref.side, ref.name);
-    if (!found) found = stand_in(old, ref);
-    if (found) take(ref, *found);
-  }
+  const std::vector<WholeVector> old = whole_vectors(from, old_parameters, exchange, /*mean_of_workers=*/false);
+  for (const StateRef& ref : to.all())
+    if (const WholeVector* found = source_of(old, ref)) take(ref, *found);
   for (uint32_t id = 0; id < parameters.size(); ++id) {
     Progress& progress = to.progress(id);
     progress = from.progress(id);

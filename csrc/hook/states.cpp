@@ -49,12 +49,12 @@ std::vector<StateRef> States::of_side(Side side, uint32_t parameter) const {
   return refs;
 }
 
-std::vector<StateRef> States::all() const {
+std::vector<StateRef> States::all(bool with_empty) const {
   std::vector<StateRef> refs;
   for (uint32_t id = 0; id < slots_.size(); ++id)
     for (int side = 0; side < kSides; ++side)
       for (const StateRef& ref : of_side(static_cast<Side>(side), id))
-        if (ref.view.numel > 0) refs.push_back(ref);
+        if (with_empty || ref.view.numel > 0) refs.push_back(ref);
   return refs;
 }
 

@@ -52,8 +52,8 @@ class States {
   /// The vectors of `side` over all that is there of a parameter.
   std::span<const View> of(Side side, uint32_t parameter) const { return slots(side, parameter).views; }
 
-  /// All vectors that have elements on this rank.
-  std::vector<StateRef> all() const;
+  /// All vectors that have elements on this rank; with_empty: the others too.
+  std::vector<StateRef> all(bool with_empty = false) const;
 
   /// The vectors of one side of one parameter, those without elements included.
   std::vector<StateRef> of_side(Side side, uint32_t parameter) const;

@@ -24,13 +24,7 @@ double Diana::alpha(size_t n, uint32_t world_size) const {
 
 bool Diana::send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const {
   const View& h = state[0];
-  const ScratchVector moved(x.numel, h.dtype);
-  assign(moved.view(), h);
-  const Compressor::Encoded sent = compressor().encode_shifted(x, moved.view(), key.encode, out.room());
-  if (!sent.finite) return false;
-  compressor().decode_add(out.room().first(sent.bytes), x.dtype, alpha(x.numel, key.encode.world_size), h);
-  out.add(compressor().format(), sent.bytes);
-  return true;
+  return send_difference(compressor(), x, h, key.encode, out, h, alpha(x.numel, key.encode.world_size));
 }
 
 void Diana::receive(std::span<const Arrived> from, std::span<const View> state, const StepKey&, View out) const {

@@ -7,11 +7,6 @@
 
 namespace tsq {
 
-size_t EstimateReceiver::max_bytes(size_t n, DType dtype, bool first) const {
-  const size_t usual = Mechanism::max_bytes(n, dtype, /*first=*/false);
-  return first && starts_dense() ? n * size_of(dtype) : usual;
-}
-
 void EstimateReceiver::receive(std::span<const Arrived> from, std::span<const View> state, const StepKey&,
                                View out) const {
   const View& g = state[0];
@@ -44,6 +39,17 @@ bool EstimateReceiver::send_increment(const Compressor& c, ConstView x, View h, 
   if (!sent.finite) return false;
   out.add(c.format(), sent.bytes);
   if (c.format().codec == wire::Codec::kRaw && x.dtype == h.dtype) assign(h, x);
+  return true;
+}
+
+bool EstimateReceiver::send_difference(const Compressor& c, ConstView x, ConstView y, const EncodeKey& key, Parts& out,
+                                       View to, double scale) {
+  const ScratchVector moved(x.numel, y.dtype);  // what encode_shifted leaves in it is not wanted
+  assign(moved.view(), y);
+  const Compressor::Encoded sent = c.encode_shifted(x, moved.view(), key, out.room());
+  if (!sent.finite) return false;
+  if (to.data) c.decode_add(out.room().first(sent.bytes), x.dtype, scale, to);
+  out.add(c.format(), sent.bytes);
   return true;
 }
 

@@ -15,7 +15,6 @@ class EstimateReceiver : public Mechanism {
   const Compressor& compressor() const override { return *compressor_; }
   std::vector<CompressorPtr> codecs(size_t) const override { return {compressor_}; }
   bool starts_dense() const override { return init_ == Init::kDense; }
-  size_t max_bytes(size_t n, DType dtype, bool first) const override;
 
   /// Increments cannot be told from state: the hook says that its state is torn, and a checkpoint is needed.
   bool retract(const Arrived&, ConstView, std::span<const View>) const override { return false; }
@@ -37,6 +36,10 @@ class EstimateReceiver : public Mechanism {
 
   /// m = c(x - h); h = h + m; adds m. With Identity h becomes x to the bit, so that x = h tests as equal later.
   static bool send_increment(const Compressor& c, ConstView x, View h, const EncodeKey& key, Parts& out);
+
+  /// Adds m = c(x - y), and scale * m to `to`; y stays as it is (to may be y). For increments that are not h's own.
+  static bool send_difference(const Compressor& c, ConstView x, ConstView y, const EncodeKey& key, Parts& out,
+                              View to = {}, double scale = 1.0);
 
   /// What a marked rank counts for when the others' vectors replace the estimate: its shift, which is zero at the
   /// first step (so nothing), or (MARINA, which has no shift) the old estimate.

@@ -18,15 +18,10 @@ std::string Marina::spec() const { return "MARINA(" + written_->spec() + ", p=" 
 bool Marina::send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const {
   const View& y = state[0];
   const bool restart = key.first || shared_coin(key.encode, p_);
-  if (restart) {
+  if (restart)
     send_whole(x, key, out);
-  } else {
-    const ScratchVector moved(x.numel, y.dtype);
-    assign(moved.view(), y);
-    const Compressor::Encoded sent = compressor().encode_shifted(x, moved.view(), key.encode, out.room());
-    if (!sent.finite) return false;
-    out.add(compressor().format(), sent.bytes);
-  }
+  else if (!send_difference(compressor(), x, y, key.encode, out))
+    return false;
   assign(y, x);
   out.set_level(restart);
   return true;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "common/convert.h"
 #include "common/error.h"
 #include "compressors/identity.h"
 #include "compressors/message.h"
@@ -11,24 +10,9 @@
 
 namespace tsq {
 
-namespace {
-
-/// Whether |x| + |v| is finite in float32, element by element, for a state vector v.
-bool sums_are_finite(ConstView x, const View& v) {
-  return with_element(x.dtype, [&](auto element) {
-    using E = decltype(element);
-    const auto* state = v.as<typename E::State>();
-    for (size_t i = 0; i < x.numel; ++i)
-      if (!std::isfinite(static_cast<float>(std::abs(E::load(x.data, i)) + std::abs(state[i])))) return false;
-    return true;
-  });
-}
-
-}  // namespace
-
 Delivery inspect(const Mechanism& mechanism, ConstView x, std::span<const View> state) {
   if (mechanism.state_names().empty() || kernels::all_ordinary(x)) return Delivery::kSend;
-  const bool finite = std::all_of(state.begin(), state.end(), [&](const View& v) { return sums_are_finite(x, v); });
+  const bool finite = std::all_of(state.begin(), state.end(), [&](const View& v) { return finite_with(x, v); });
   return finite ? Delivery::kSend : Delivery::kMark;
 }
 

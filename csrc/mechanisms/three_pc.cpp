@@ -106,13 +106,7 @@ bool ThreePC::send_two(ConstView x, std::span<const View> state, const StepKey& 
   const ScratchVector b(x.numel, h.dtype);
   assign(b.view(), h);
   if (config_.variant == 2) {
-    // encode_shifted(x, y') leaves y' + q(x - y): b follows as h + (that - y).
-    const ScratchVector moved(x.numel, h.dtype);
-    assign(moved.view(), state[1]);
-    const Compressor::Encoded sent = second_->encode_shifted(x, moved.view(), second_key(key.encode), out.room());
-    if (!sent.finite) return false;
-    second_->decode_add(out.room().first(sent.bytes), x.dtype, 1.0, b.view());
-    out.add(second_->format(), sent.bytes);
+    if (!send_difference(*second_, x, state[1], second_key(key.encode), out, b.view())) return false;
   } else if (config_.variant == 4) {
     if (!send_increment(*second_, x, b.view(), second_key(key.encode), out)) return false;
   } else {
@@ -133,13 +127,8 @@ bool ThreePC::send_or_restart(ConstView x, View h, View y, const StepKey& key, P
   const bool restart = shared_coin(key.encode, *config_.p);
   if (restart) {
     if (!send_increment(Identity(), x, h, key.encode, out)) return false;
-  } else {
-    const ScratchVector moved(x.numel, h.dtype);
-    assign(moved.view(), y);
-    const Compressor::Encoded sent = compressor().encode_shifted(x, moved.view(), key.encode, out.room());
-    if (!sent.finite) return false;
-    compressor().decode_add(out.room().first(sent.bytes), x.dtype, 1.0, h);
-    out.add(compressor().format(), sent.bytes);
+  } else if (!send_difference(compressor(), x, y, key.encode, out, h)) {
+    return false;
   }
   assign(y, x);
   out.set_level(restart);
