@@ -26,24 +26,11 @@ except ImportError as error:
                       "--no-build-isolation -e .), or start Python from another folder to use an installed copy") from error
 _check_build(built_for_torch, torch.__version__)  # before ._C: another torch's symbols would fail to link with less to read
 
-from .endpoint import Receiver, Sender, WireError, decode, encode, num_threads, set_num_threads, trim  # noqa: E402
-from .hook import Hook, attach, comm_hook, prepare  # noqa: E402
-from .spec import (  # noqa: E402
-    CLAG,
-    DIANA,
-    EF21,
-    LAG,
-    MARINA,
-    AdaCGD,
+from .compressors import (  # noqa: E402
     Bernoulli,
-    Bidirectional,
     Cast,
-    Compressor,
-    Direct,
     Dithering,
-    ErrorFeedback,
     Identity,
-    Mechanism,
     Natural,
     NaturalDithering,
     PermK,
@@ -51,15 +38,27 @@ from .spec import (  # noqa: E402
     RandK,
     Sign,
     SparseSign,
-    Spec,
-    SpecError,
     StochasticSparsifier,
     Ternary,
-    ThreePC,
     TopK,
     UniformStep,
-    parse,
 )
+from .endpoint import Receiver, Sender, WireError, decode, encode, num_threads, set_num_threads, trim  # noqa: E402
+from .hook import Hook, attach, comm_hook, prepare  # noqa: E402
+from .mechanisms import (  # noqa: E402
+    CLAG,
+    DIANA,
+    EF21,
+    LAG,
+    MARINA,
+    AdaCGD,
+    Bidirectional,
+    Direct,
+    ErrorFeedback,
+    ThreePC,
+)
+from .parser import parse  # noqa: E402
+from .spec import Compressor, Mechanism, Spec, SpecError  # noqa: E402
 
 __all__ = [
     "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bernoulli", "Bidirectional", "Cast", "Compressor", "Direct", "Dithering",

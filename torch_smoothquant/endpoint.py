@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import torch
 
 from . import _C
-from .spec import Compressor, Mechanism, Spec, parse, to_text
+from .parser import parse, to_text
+from .spec import Compressor, Mechanism, Spec
 
 WireError = _C.WireError
 

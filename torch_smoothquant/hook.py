@@ -14,7 +14,9 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from . import _C, checkpoint, watch
-from .spec import Bidirectional, Spec, parse, to_text
+from .mechanisms import Bidirectional
+from .parser import parse, to_text
+from .spec import Spec
 
 DEFAULT = "ErrorFeedback(Quantizer(bits=4))"
 """Spec of ``attach(ddp)``: chosen by measurement, docs/tuning.md."""

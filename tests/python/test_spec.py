@@ -12,7 +12,7 @@ import pytest
 
 import torch_smoothquant as tsq
 from torch_smoothquant import _C
-from torch_smoothquant.spec import _CLASSES, to_text
+from torch_smoothquant.parser import _CLASSES, to_text
 
 LEGAL_CHOICES = [(levels, rounding) for levels in (None, "unbiased", "fit") for rounding in (None, "stochastic", "nearest")
                  if (levels, rounding) != ("fit", "stochastic")]

@@ -1,0 +1,220 @@
+"""The compressors; each one's mathematics and bytes: docs/compressors.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .spec import Compressor, always
+
+
+@dataclass(frozen=True, repr=False)
+class Cast(Compressor):
+    """Each element to the nearest number of a shorter format. Biased, contractive; deterministic.
+
+    Args:
+        dtype: ``"fp16"`` (what is below 2^-25 vanishes, what is too large saturates), ``"bf16"``, ``"fp8"`` (e4m3, with an fp32 scale
+            per block of 256 elements) or ``"fp8_e5m2"`` (likewise).
+    """
+
+    dtype: str
+
+
+class _Dithered(Compressor):
+    norm: int | str
+
+    def __post_init__(self) -> None:
+        if self.norm == float("inf"):
+            object.__setattr__(self, "norm", "inf")
+        super().__post_init__()
+
+
+@dataclass(frozen=True, repr=False)
+class Dithering(_Dithered):
+    """Each element to one of the multiples of N / levels around it, at random, N a norm; unbiased (QSGD, random dithering).
+
+    The levels are sent packed or by Elias's code of the non-zero ones, whichever is shorter.
+
+    Args:
+        levels: s, 1 to 32767. Variance constant with d elements per norm: sqrt(d) / s - 1 for norm 2 and s <= sqrt(d) / 2.
+        norm: 2 or ``"inf"`` (the largest magnitude; ``float("inf")`` is taken too).
+        block: elements that share a norm, a power of two from 32 to 65536; None: all of a section.
+    """
+
+    levels: int
+    norm: int | str = 2
+    block: int | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Identity(Compressor):
+    """The vector itself, in its own dtype."""
+
+
+@dataclass(frozen=True, repr=False)
+class Natural(Compressor):
+    """Each element to one of the two powers of two around it, unbiased; 9 bits per element, no scale."""
+
+
+@dataclass(frozen=True, repr=False)
+class NaturalDithering(_Dithered):
+    """Each |element| / N to one of {0, 2^(1 - levels), ..., 1/2, 1} around it, at random, N a norm; unbiased. Coded as :class:`Dithering`.
+
+    Args:
+        levels: 1 to 30.
+        norm, block: as for :class:`Dithering`.
+    """
+
+    levels: int
+    norm: int | str = 2
+    block: int | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Quantizer(Compressor):
+    """Fixed-width codes with one scale per block; ``bits + 32 / block`` bits per element.
+
+    Args:
+        bits: 1 to 8.
+        block: elements that share a scale, a power of two from 32 to 4096.
+        levels: ``"unbiased"``: symmetric grid up to the block's maximum, stochastic rounding. ``"fit"``: nearest on the better of two
+            grids per block, with the least-squares scale; contractive for every input. None: chosen by the mechanism, ``"unbiased"``
+            under :class:`Direct`, ``"fit"`` under :class:`ErrorFeedback`.
+        rounding: ``"stochastic"`` or ``"nearest"`` (``"fit"`` is always nearest). None: stochastic for ``"unbiased"``.
+        scale_dtype: None: fp32 scales. ``"bf16"``: scales of 2 bytes, ``bits + 16 / block`` bits per element, for small blocks.
+    """
+
+    bits: int = always(4)
+    block: int = 256
+    levels: str | None = None
+    rounding: str | None = None
+    scale_dtype: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Sign(Compressor):
+    """Each element's sign times the mean magnitude of its block; ``1 + 32 / block`` bits per element. Biased: for :class:`ErrorFeedback`.
+
+    Args:
+        block: elements that share a scale, a power of two from 32 to 4096.
+        scale_dtype: None (fp32) or ``"bf16"``, as for :class:`Quantizer`.
+    """
+
+    block: int = 256
+    scale_dtype: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Ternary(Compressor):
+    """Minus, zero or plus the block's largest magnitude N: +-N with probability |x| / N; ``2 + 32 / block`` bits per element. Unbiased.
+
+    Args:
+        block: elements that share a scale, a power of two from 32 to 4096.
+        scale_dtype: None (fp32) or ``"bf16"``, as for :class:`Quantizer`.
+    """
+
+    block: int = 256
+    scale_dtype: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class TopK(Compressor):
+    """The entries of largest magnitude, exactly: ties to the lowest index, zeros never. Contractive with alpha = K / n.
+
+    Args:
+        ratio: K = ceil(ratio * n), at least 1, for a section of n elements; in (0, 1].
+        k: K itself, per section. Exactly one of the two must be given.
+        value_dtype: how the kept values travel. None: in the gradient's dtype; ``"fp32"``, ``"fp16"``, ``"bf16"``: rounded, and saturated;
+            a :class:`Quantizer`: through it, over the vector of kept values.
+    """
+
+    ratio: float | None = None
+    k: int | None = None
+    value_dtype: str | Quantizer | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class RandK(Compressor):
+    """K coordinates at random; a key travels instead of their indices. Unbiased, values times n / K; in error feedback unscaled.
+
+    Args:
+        ratio, k, value_dtype: as for :class:`TopK`.
+        shared: all ranks draw the same coordinates; else every rank its own, and the errors of n ranks average out.
+    """
+
+    ratio: float | None = None
+    k: int | None = None
+    shared: bool = False
+    value_dtype: str | Quantizer | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class PermK(Compressor):
+    """Each rank its own share of the coordinates, dealt anew in each step; no indices. Unbiased, values times the world size.
+
+    The mean of all ranks' messages is exact where their gradients are equal.
+
+    Args:
+        value_dtype: as for :class:`TopK`.
+    """
+
+    value_dtype: str | Quantizer | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class Bernoulli(Compressor):
+    """Every coordinate with probability p, independently, divided by p. Unbiased; in error feedback unscaled.
+
+    Args:
+        p: in (0, 1]; rounded to a multiple of 2^-32.
+        value_dtype: as for :class:`TopK`.
+    """
+
+    p: float
+    value_dtype: str | Quantizer | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class StochasticSparsifier(Compressor):
+    """Coordinates with probability min(1, |x| / tau), divided by it: unbiased, and of least variance for the expected number of entries.
+
+    Args:
+        budget: the expected number of entries. An int: itself, per section; a float in (0, 1]: ceil(budget * n), at least 1.
+        value_dtype: as for :class:`TopK`; a quantizer must round stochastically.
+    """
+
+    budget: int | float
+    value_dtype: str | Quantizer | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class SparseSign(Compressor):
+    """The signs of the K entries of largest magnitude, and one scale: |x|, or in error feedback their mean magnitude. Biased.
+
+    Args:
+        ratio, k: as for :class:`TopK`.
+    """
+
+    ratio: float | None = None
+    k: int | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class UniformStep(Compressor):
+    """Integers rint(x / step) with one step for the whole section, entropy-coded: the smallest error for its bits, from 0.1 to 5 of them.
+
+    Args:
+        bits: bits per element, all included; above 0, at most 12. The step follows from the data. Short sections may take more.
+        step: the step itself, from 2^-126 to 2^112. Exactly one of the two must be given.
+        rounding: ``"nearest"`` (contractive) or ``"stochastic"`` (unbiased). None: chosen by the mechanism, ``"stochastic"`` under
+            :class:`Direct`, ``"nearest"`` under :class:`ErrorFeedback`.
+    """
+
+    bits: float | None = None
+    step: float | None = None
+    rounding: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("bits", "step"):
+            if type(getattr(self, name)) is int:
+                object.__setattr__(self, name, float(getattr(self, name)))
+        super().__post_init__()

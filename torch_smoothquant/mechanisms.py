@@ -1,0 +1,135 @@
+"""The mechanisms; each one's source and what is known of it: docs/algorithms.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .spec import Compressor, Mechanism, Spec, always
+
+
+@dataclass(frozen=True, repr=False)
+class Direct(Mechanism):
+    """Sends C(gradient) in every step; no state (DCGD)."""
+
+    compressor: Compressor
+
+
+@dataclass(frozen=True, repr=False)
+class ErrorFeedback(Mechanism):
+    """Sends C(e + gradient) and keeps e = e + gradient - C(e + gradient) for the next step (EF14).
+
+    An unbiased compressor with omega >= 1 has no guarantee here and is scaled by 1 / (1 + omega).
+    """
+
+    compressor: Compressor
+
+
+@dataclass(frozen=True, repr=False)
+class DIANA(Mechanism):
+    """Sends C(gradient - h) and moves h by alpha times that; unbiased, with the noise vanishing where gradients settle.
+
+    Args:
+        compressor: an unbiased one.
+        alpha: step of the shifts, in (0, 1]. None: 1 / (1 + omega).
+    """
+
+    compressor: Compressor
+    alpha: float | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class EF21(Mechanism):
+    """Sends C(gradient - h); h, known to the receiver, moves by what was sent. The estimate is the mean of all h.
+
+    Args:
+        compressor: any; an unbiased one is scaled by 1 / (1 + omega).
+        momentum: eta in (0, 1]: what is compressed is v = (1 - eta) v + eta gradient in place of the gradient (EF21-SGDM).
+        init: ``"dense"``: the first message is the whole gradient; ``"zero"``: h starts from zero. None: ``"dense"``.
+    """
+
+    compressor: Compressor
+    momentum: float | None = None
+    init: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class LAG(Mechanism):
+    """Lazy aggregation: sends the gradient only if |x - h|^2 > zeta |x - y|^2, y the previous gradient; else nothing.
+
+    Args:
+        zeta: at least 0.
+        init: as for :class:`EF21`.
+    """
+
+    zeta: float
+    init: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class CLAG(Mechanism):
+    """:class:`EF21` that sends only when :class:`LAG`'s trigger fires."""
+
+    compressor: Compressor
+    zeta: float
+    init: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class AdaCGD(Mechanism):
+    """Nothing, or the first level of a ladder whose error is at most zeta |x - y|^2, or else the last level, around h as in EF21.
+
+    Args:
+        ladder: compressors from cheap to accurate.
+        zeta: at least 0. None: (1 - alpha) / (1 - sqrt(1 - alpha)) of the last level, which costs nothing in step size.
+        init: as for :class:`EF21`.
+    """
+
+    ladder: Sequence[Compressor]
+    zeta: float | None = None
+    init: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ladder", tuple(self.ladder))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, repr=False)
+class ThreePC(Mechanism):
+    """The three point compressors v1 to v5; x is the gradient, y the previous one, h the estimate before.
+
+    Args:
+        compressor: C, contractive.
+        variant: 1: y + C(x - y), y travels too (idealised). 2: b = h + Q(x - y), then b + C(x - b). 3: b from another mechanism,
+            then b + C(x - b). 4: b = h + C2(x - h), then b + C(x - b). 5: x with probability p (a coin shared by all), else h + C(x - y).
+        second: variant 2: Q, unbiased; variant 4: C2; variant 3: EF21, LAG, CLAG or ThreePC.
+        p: variant 5, in (0, 1].
+        init: as for :class:`EF21`.
+    """
+
+    compressor: Compressor
+    variant: int = always(2)
+    second: Spec | None = None
+    p: float | None = None
+    init: str | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class MARINA(Mechanism):
+    """With probability p (a coin shared by all) the gradient itself, else C(gradient - previous gradient), added to the estimate.
+
+    Args:
+        compressor: an unbiased one.
+        p: in (0, 1].
+    """
+
+    compressor: Compressor
+    p: float
+
+
+@dataclass(frozen=True, repr=False)
+class Bidirectional(Mechanism):
+    """Workers send by ``up``, whoever averages sends the average by ``down``. ``attach`` takes it for its up and down."""
+
+    up: Spec
+    down: Spec
