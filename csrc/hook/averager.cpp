@@ -1,7 +1,6 @@
 #include "hook/averager.h"
 
 #include <algorithm>
-#include <chrono>
 #include <numeric>
 
 #include "common/error.h"
@@ -12,24 +11,6 @@
 namespace tsq {
 
 namespace {
-
-/// Adds the time of a scope to a figure that another thread may read.
-class Timer {
- public:
-  Timer(std::mutex& mutex, double& total) : mutex_(mutex), total_(total) {}
-  ~Timer() {
-    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start_;
-    const std::lock_guard lock(mutex_);
-    total_ += spent.count();
-  }
-  Timer(const Timer&) = delete;
-  Timer& operator=(const Timer&) = delete;
-
- private:
-  std::mutex& mutex_;
-  double& total_;
-  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
 
 bool is_raw(const Mechanism& m) {
   return m.receiver_names().empty() && m.compressor().format().codec == wire::Codec::kRaw;
@@ -46,7 +27,7 @@ Averager::Averager(std::vector<Parameter> parameters, const AveragerConfig& conf
               static_cast<uint32_t>(exchange_->size())),
       delivery_(parameters_.size()),
       owed_(parameters_.size()),
-      watched_(parameters_.size()) {
+      recorder_(parameters_.size()) {
   look_at_mechanisms();
 }
 
@@ -54,8 +35,7 @@ void Averager::look_at_mechanisms() {
   const bool sharded = config_.exchange == ExchangeKind::kSharded;
   all_identity_ = std::all_of(parameters_.begin(), parameters_.end(),
                               [&](const Parameter& p) { return is_raw(*p.up) && (!sharded || is_raw(*p.down)); });
-  const std::lock_guard lock(stats_mutex_);
-  stats_.state_bytes = states_.bytes();
+  recorder_.state_bytes(states_.bytes());
 }
 
 void Averager::set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>> mechanisms) {
@@ -73,11 +53,6 @@ void Averager::set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>>
   look_at_mechanisms();
 }
 
-std::vector<Watched> Averager::watched() const {
-  const std::lock_guard lock(stats_mutex_);
-  return watched_;
-}
-
 /// Adds what is owed to the gradients, or takes it away again.
 void Averager::pay(const Layout& layout, View buffer, double sign) {
   for (const Piece& piece : layout.whole.pieces) {
@@ -91,39 +66,12 @@ void Averager::pay(const Layout& layout, View buffer, double sign) {
   }
 }
 
-/// Norms around a send, in the steps in which they are looked at.
-void Averager::watch(const Piece& piece, bool owner, ConstView x, bool before) {
-  if (owner || states_.progress(piece.parameter).steps % kWatchInterval != 0) return;
-  const auto& names = states_.names(Side::kWorker, piece.parameter);
-  if (names.empty()) return;
-  const View state = states_.of(Side::kWorker, piece)[0];
-  const ScratchVector sum(x.numel, state.dtype);
-  double size = 0;
-  if (names[0] == "shift") {
-    size = squared_distance(x, state);
-  } else if (names[0] == "residual") {
-    assign(sum.view(), state);
-    if (before) add_any(sum.view(), x);
-    size = squared_norm(sum.view());
-  }
-  const double gradient = before ? squared_norm(x) : 0;
-  const std::lock_guard lock(stats_mutex_);
-  Watched& w = watched_[piece.parameter];
-  if (before && piece.begin == 0) w.gradient = w.wanted = w.left = 0;
-  if (before) w.gradient += gradient;
-  (before ? w.wanted : w.left) += size;
-}
-
 void Averager::scale_state(double factor) {
   for (const StateRef& ref : states_.all()) scale(ref.view, factor);
 }
 
 AveragerStats Averager::stats() const {
-  AveragerStats out;
-  {
-    const std::lock_guard lock(stats_mutex_);
-    out = stats_;
-  }
+  AveragerStats out = recorder_.stats();
   out.traffic = exchange_->traffic();
   return out;
 }
@@ -172,12 +120,7 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
     throw ArgumentError(concat("bucket: expected ", layout.numel, " elements, those of its ", ids.size(),
                                " parameters, got ", buffer.numel));
   const bool dense = !enabled_ || all_identity_ || config_.exchange == ExchangeKind::kDense || exchange_->size() == 1;
-  {
-    const std::lock_guard lock(stats_mutex_);
-    ++stats_.calls;
-    stats_.dense_calls += dense;
-    stats_.dense_bytes += ring_bytes(buffer.numel * size_of(buffer.dtype), exchange_->size());
-  }
+  recorder_.bucket(dense, ring_bytes(buffer.numel * size_of(buffer.dtype), exchange_->size()));
   pay(layout, buffer, 1.0);
   if (dense) {
     average_dense(buffer);
@@ -202,7 +145,6 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
 
 void Averager::finish_step(const Layout& layout) {
   ++sequence_;
-  const std::lock_guard lock(stats_mutex_);
   std::map<std::pair<uint32_t, bool>, std::pair<size_t, size_t>> sizes;  // (parameter, owner): elements, bytes
   for (const Sent& s : sent_) {
     if (!s.changed_state || s.sections[0].whole) continue;
@@ -220,12 +162,13 @@ void Averager::finish_step(const Layout& layout) {
     ++states_.progress(id).steps;
     states_.progress(id).fresh = false;
   }
-  stats_.buffer_bytes = transport_.buffer_bytes() + send_memory_.size() + average_memory_.size() + mean_memory_.size();
+  recorder_.buffer_bytes(transport_.buffer_bytes() + send_memory_.size() + average_memory_.size() +
+                         mean_memory_.size());
 }
 
 void Averager::average_dense(View buffer) {
   if (exchange_->size() == 1 || buffer.numel == 0) return;
-  const Timer timer(stats_mutex_, stats_.exchange_seconds);
+  const auto timer = recorder_.exchanging();
   exchange_->all_reduce_mean(buffer);
 }
 
@@ -236,10 +179,10 @@ void Averager::average_all_gather(const Layout& layout, View buffer) {
   const std::vector<size_t> limits(static_cast<size_t>(exchange_->size()), most);
   std::vector<Bytes> parts;
   {
-    const Timer timer(stats_mutex_, stats_.exchange_seconds);
+    const auto timer = recorder_.exchanging();
     parts = transport_.gather(mine, length, limits, fixed(layout, /*owner=*/false));
   }
-  const Timer timer(stats_mutex_, stats_.decode_seconds);
+  const auto timer = recorder_.decoding();
   const auto messages = check_messages(parts, layout.whole, /*owner=*/false, buffer.dtype, 0);
   deliver(layout.whole, messages, /*averages=*/false, buffer, 0);
 }
@@ -262,7 +205,7 @@ void Averager::average_sharded(const Layout& layout, View buffer) {
   }
   std::vector<Bytes> received, averages;
   {
-    const Timer timer(stats_mutex_, stats_.exchange_seconds);
+    const auto timer = recorder_.exchanging();
     received = transport_.to_owners(out, lengths, up_limits, fixed(layout, /*owner=*/false));
   }
   // 2. The owner averages and compresses again.
@@ -270,10 +213,10 @@ void Averager::average_sharded(const Layout& layout, View buffer) {
   const size_t length = average_own_shard(layout.shards[rank], received, buffer.dtype, average);
   // 3. Every average to everybody.
   {
-    const Timer timer(stats_mutex_, stats_.exchange_seconds);
+    const auto timer = recorder_.exchanging();
     averages = transport_.gather(average, length, down_limits, fixed(layout, /*owner=*/true));
   }
-  const Timer timer(stats_mutex_, stats_.decode_seconds);
+  const auto timer = recorder_.decoding();
   std::vector<std::vector<wire::Message>> messages;
   for (size_t r = 0; r < world; ++r)
     messages.push_back(check_messages({&averages[r], 1}, layout.shards[r], /*owner=*/true, buffer.dtype, int(r)));
@@ -281,7 +224,7 @@ void Averager::average_sharded(const Layout& layout, View buffer) {
 }
 
 void Averager::inspect_all(const Layout& layout, ConstView buffer) {
-  const Timer timer(stats_mutex_, stats_.encode_seconds);
+  const auto timer = recorder_.encoding();
   for (const Piece& piece : layout.whole.pieces) {
     const ConstView x = buffer.slice(piece.at, piece.numel);
     const Mechanism& up = mechanism(piece, /*owner=*/false);
@@ -294,7 +237,7 @@ void Averager::inspect_all(const Layout& layout, ConstView buffer) {
 }
 
 size_t Averager::send_shard(const Shard& shard, ConstView buffer, MutableBytes out) {
-  const Timer timer(stats_mutex_, stats_.encode_seconds);
+  const auto timer = recorder_.encoding();
   wire::Writer writer(out, {.dtype = buffer.dtype,
                             .sections = static_cast<uint32_t>(shard.up_sections),
                             .rank = static_cast<uint32_t>(exchange_->rank()),
@@ -325,26 +268,14 @@ wire::Message Averager::skipped_message(const Shard& shard, bool owner) const {
 
 void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out) {
   Parts parts(x.numel, out.payload());
-  const bool sends = delivery == Delivery::kSend;
-  if (sends) watch(piece, owner, x, /*before=*/true);
+  const bool watched = delivery == Delivery::kSend && !owner;
+  if (watched) recorder_.watch(piece, x, states_, /*before=*/true);
   const bool changed = send_slice(mechanism(piece, owner), delivery, x,
                                   states_.of(owner ? Side::kOwner : Side::kWorker, piece), key_of(piece, owner), parts);
   for (const wire::Section& section : parts.sections()) out.add(section);
-  if (sends) watch(piece, owner, x, /*before=*/false);
+  if (watched) recorder_.watch(piece, x, states_, /*before=*/false);
   sent_.push_back({&piece, owner, x, parts.sections(), payloads_of(parts), changed});
-  const std::lock_guard lock(stats_mutex_);
-  ++stats_.sent;
-  stats_.skipped += parts.bytes() == 0;
-  Watched& w = watched_[piece.parameter];
-  (owner ? w.down_bytes : w.up_bytes) += parts.bytes();
-  if (!owner) {
-    ++w.sent;
-    w.skipped += parts.bytes() == 0;
-  }
-  if (changed && parts.level() >= 0) {
-    ++stats_.levels[parts.level()];
-    if (!owner) ++w.levels[parts.level()];
-  }
+  recorder_.sent(piece, owner, parts.bytes(), changed ? parts.level() : -1);
 }
 
 std::vector<wire::Message> Averager::check_messages(std::span<const Bytes> messages, const Shard& shard, bool owner,
@@ -397,10 +328,10 @@ size_t Averager::average_own_shard(const Shard& shard, std::span<const Bytes> re
     at += piece.numel;
     Delivery delivery = Delivery::kMark;
     {
-      const Timer timer(stats_mutex_, stats_.decode_seconds);
+      const auto timer = recorder_.decoding();
       if (receive_piece(piece, /*owner=*/false, messages, mean)) delivery = Delivery::kSend;
     }
-    const Timer timer(stats_mutex_, stats_.encode_seconds);
+    const auto timer = recorder_.encoding();
     if (delivery == Delivery::kSend) delivery = inspect(down, mean, states_.of(Side::kOwner, piece));
     if (config_.hold_unused && delivery == Delivery::kSend && !up.keeps_pace() && !down.keeps_pace() &&
         kernels::all_zero(mean))
@@ -420,8 +351,7 @@ void Averager::deliver(const Shard& shard, std::span<const wire::Message> messag
     if (marked) {
       const Sent& sent = sent_[first_sent + i];
       if (!mechanism(piece, sent.owner).keeps_pace()) retract(sent);  // reads the gradient: before it is overwritten
-      const std::lock_guard lock(stats_mutex_);
-      ++stats_.non_finite;
+      recorder_.non_finite();
     }
     receive_piece(piece, averages, messages, buffer.slice(piece.at, piece.numel));
   }

@@ -8,12 +8,12 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
 #include "exchange/exchange.h"
 #include "hook/layout.h"
+#include "hook/recorder.h"
 #include "hook/states.h"
 #include "hook/transport.h"
 #include "mechanisms/section.h"
@@ -26,30 +26,6 @@ struct AveragerConfig {
   /// With DDP's find_unused_parameters: a parameter without a gradient in this step (all zero here) keeps its residual,
   /// because DDP throws the result away if no rank used it.
   bool hold_unused = false;
-};
-
-struct AveragerStats {
-  uint64_t calls = 0;        ///< buckets averaged
-  uint64_t dense_calls = 0;  ///< of these, by all-reduce
-  uint64_t dense_bytes = 0;  ///< what a ring all-reduce of the same buckets sends from one rank
-  uint64_t non_finite = 0;   ///< parameters (or parts) delivered as NaN because a rank had an Inf or NaN
-  uint64_t state_bytes = 0;
-  uint64_t buffer_bytes = 0;       ///< memory for messages and averages
-  uint64_t sent = 0;               ///< slices of parameters that this rank sent, ...
-  uint64_t skipped = 0;            ///< ... and of these, such as took no payload
-  std::map<int, uint64_t> levels;  ///< of the mechanisms that have some: how often each was sent
-  double encode_seconds = 0, exchange_seconds = 0, decode_seconds = 0;
-  Traffic traffic;
-};
-
-/// What can be watched of one parameter. Squared norms, 0 where the mechanism has nothing of the kind.
-struct Watched {
-  uint64_t sent = 0, skipped = 0;         ///< slices of gradients
-  uint64_t up_bytes = 0, down_bytes = 0;  ///< payloads that this rank made of it
-  std::map<int, uint64_t> levels;
-  double gradient = 0;  ///< |x|^2
-  double wanted = 0;    ///< |e + x|^2 or |x - h|^2: what was compressed
-  double left = 0;      ///< |e|^2 or |x - h|^2 after: what compression left over
 };
 
 /// One caller at a time; stats() and watched() from any thread.
@@ -83,9 +59,7 @@ class Averager {
   /// What of a parameter is still owed from before set_mechanisms; no elements if nothing is.
   std::vector<Buffer>& owed() { return owed_; }
 
-  /// By parameter; of the last step in which it was looked at (every kWatchInterval steps), sums over its slices.
-  std::vector<Watched> watched() const;
-  static constexpr uint64_t kWatchInterval = 50;
+  std::vector<Watched> watched() const { return recorder_.watched(); }
 
  private:
   /// A slice that was sent and may have to be taken back.
@@ -116,7 +90,6 @@ class Averager {
   void send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out);
   bool receive_piece(const Piece& piece, bool owner, std::span<const wire::Message> messages, View out);
   void pay(const Layout& layout, View buffer, double sign);
-  void watch(const Piece& piece, bool owner, ConstView x, bool before);
   void take_back();
   void retract(const Sent& sent);
   void finish_step(const Layout& layout);
@@ -141,10 +114,7 @@ class Averager {
   std::map<std::vector<uint32_t>, Layout> layouts_;
   std::vector<Buffer> owed_;  // by parameter
   std::vector<uint8_t> send_memory_, average_memory_, mean_memory_;
-
-  mutable std::mutex stats_mutex_;
-  AveragerStats stats_;
-  std::vector<Watched> watched_;  // by parameter
+  Recorder recorder_;
 };
 
 }  // namespace tsq

@@ -1,0 +1,80 @@
+#include "hook/recorder.h"
+
+#include "mechanisms/vectors.h"
+
+namespace tsq {
+
+Recorder::Timer::~Timer() {
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start_;
+  const std::lock_guard lock(recorder_.mutex_);
+  recorder_.stats_.*total_ += spent.count();
+}
+
+AveragerStats Recorder::stats() const {
+  const std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+std::vector<Watched> Recorder::watched() const {
+  const std::lock_guard lock(mutex_);
+  return watched_;
+}
+
+void Recorder::bucket(bool dense, uint64_t dense_bytes) {
+  const std::lock_guard lock(mutex_);
+  ++stats_.calls;
+  stats_.dense_calls += dense;
+  stats_.dense_bytes += dense_bytes;
+}
+
+void Recorder::non_finite() {
+  const std::lock_guard lock(mutex_);
+  ++stats_.non_finite;
+}
+
+void Recorder::state_bytes(uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  stats_.state_bytes = bytes;
+}
+
+void Recorder::buffer_bytes(uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  stats_.buffer_bytes = bytes;
+}
+
+void Recorder::sent(const Piece& piece, bool owner, uint64_t bytes, int level) {
+  const std::lock_guard lock(mutex_);
+  ++stats_.sent;
+  stats_.skipped += bytes == 0;
+  if (level >= 0) ++stats_.levels[level];
+  Watched& w = watched_[piece.parameter];
+  (owner ? w.down_bytes : w.up_bytes) += bytes;
+  if (owner) return;
+  ++w.sent;
+  w.skipped += bytes == 0;
+  if (level >= 0) ++w.levels[level];
+}
+
+void Recorder::watch(const Piece& piece, ConstView x, const States& states, bool before) {
+  if (states.progress(piece.parameter).steps % kWatchInterval != 0) return;
+  const auto& names = states.names(Side::kWorker, piece.parameter);
+  if (names.empty()) return;
+  const View state = states.of(Side::kWorker, piece)[0];
+  const ScratchVector sum(x.numel, state.dtype);
+  double size = 0;
+  if (names[0] == "shift") {
+    size = squared_distance(x, state);
+  } else if (names[0] == "residual") {
+    assign(sum.view(), state);
+    if (before) add_any(sum.view(), x);
+    size = squared_norm(sum.view());
+  }
+  const double gradient = before ? squared_norm(x) : 0;
+  const std::lock_guard lock(mutex_);
+  Watched& w = watched_[piece.parameter];
+  if (before && piece.begin == 0) w.gradient = w.wanted = w.left = 0;
+  if (before) w.gradient += gradient;
+  (before ? w.wanted : w.left) += size;
+}
+
+}  // namespace tsq
