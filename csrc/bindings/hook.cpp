@@ -2,6 +2,8 @@
 #include "bindings/module.h"
 
 #include <torch/csrc/jit/python/pybind_utils.h>
+
+#include <algorithm>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
@@ -79,8 +81,9 @@ StateKey key_of(const Averager& averager, const StateRef& ref) {
 /// (steps, fresh, the worker's rate, the owner's rate)
 using ProgressTuple = std::tuple<uint64_t, bool, double, double>;
 
-/// {key: (begin, copy)}, {parameter: progress}
-using StateTuple = std::pair<std::map<StateKey, std::pair<size_t, at::Tensor>>, std::map<std::string, ProgressTuple>>;
+/// {key: (begin, values)}
+using Vectors = std::map<StateKey, std::pair<size_t, at::Tensor>>;
+using StateTuple = std::pair<Vectors, std::map<std::string, ProgressTuple>>;
 
 void check_whole(Averager& averager) {
   if (averager.torn())
@@ -141,8 +144,7 @@ void load_progress(Averager& averager, const std::map<std::string, ProgressTuple
   }
 }
 
-void load_whole_state(Hook& hook, const std::map<StateKey, std::pair<size_t, at::Tensor>>& vectors,
-                      const std::map<std::string, ProgressTuple>& progress) {
+void load_whole_state(Hook& hook, const Vectors& vectors, const std::map<std::string, ProgressTuple>& progress) {
   hook.between_buckets([&](Averager& averager) {
     std::map<std::string, uint32_t> numbers;
     for (uint32_t i = 0; i < averager.parameters().size(); ++i) numbers[averager.parameters()[i].name] = i;
@@ -180,13 +182,24 @@ std::map<std::string, py::dict> watched(const Hook& hook) {
   return out;
 }
 
+void load_all_owed(Averager& averager, const Vectors& vectors, bool write) {
+  for (uint32_t i = 0; i < averager.parameters().size(); ++i) {
+    const std::string& name = averager.parameters()[i].name;
+    const auto found = vectors.find({name, name_of(Side::kWorker), kOwed});
+    load_owed(i, name, found == vectors.end() ? View{} : view_of(found->second.second, kOwed), averager.states(),
+              write);
+  }
+}
+
 /// Everything is checked before anything is changed.
-void load_state(Hook& hook, const std::map<StateKey, std::pair<size_t, at::Tensor>>& vectors,
-                const std::map<std::string, ProgressTuple>& progress) {
+void load_state(Hook& hook, const Vectors& vectors, const std::map<std::string, ProgressTuple>& progress) {
   hook.between_buckets([&](Averager& averager) {
-    const std::vector<StateRef> refs = averager.states().all();
-    if (vectors.size() != refs.size())
-      throw ArgumentError(concat("state_dict: expected ", refs.size(), " state vectors, got ", vectors.size()));
+    const std::vector<StateRef> refs = mechanisms_state(averager.states());
+    const auto given = static_cast<size_t>(std::count_if(vectors.begin(), vectors.end(), [](const auto& vector) {
+      return std::get<1>(vector.first) != name_of(Side::kWorker) || std::get<2>(vector.first) != kOwed;
+    }));
+    if (given != refs.size())
+      throw ArgumentError(concat("state_dict: expected ", refs.size(), " state vectors, got ", given));
     for (const bool write : {false, true}) {
       for (const StateRef& ref : refs) {
         const auto [parameter, side, name] = key_of(averager, ref);
@@ -201,6 +214,7 @@ void load_state(Hook& hook, const std::map<StateKey, std::pair<size_t, at::Tenso
                                      name_of(given.dtype), " from ", begin));
         if (write) std::memcpy(ref.view.data, given.data, given.numel * size_of(given.dtype));
       }
+      load_all_owed(averager, vectors, write);
       load_progress(averager, progress, write);
     }
   });

@@ -26,7 +26,6 @@ Averager::Averager(std::vector<Parameter> parameters, const AveragerConfig& conf
       states_(parameters_, config.exchange, static_cast<uint32_t>(exchange_->rank()),
               static_cast<uint32_t>(exchange_->size())),
       delivery_(parameters_.size()),
-      owed_(parameters_.size()),
       recorder_(parameters_.size()) {
   look_at_mechanisms();
 }
@@ -46,7 +45,7 @@ void Averager::set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>>
   }
   States states(parameters, config_.exchange, static_cast<uint32_t>(exchange_->rank()),
                 static_cast<uint32_t>(exchange_->size()));
-  carry_state(states_, parameters_, states, parameters, owed_, *exchange_);
+  carry_state(states_, parameters_, states, parameters, *exchange_);
   parameters_ = std::move(parameters);
   states_ = std::move(states);
   layouts_.clear();
@@ -56,7 +55,7 @@ void Averager::set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>>
 /// Adds what is owed to the gradients, or takes it away again.
 void Averager::pay(const Layout& layout, View buffer, double sign) {
   for (const Piece& piece : layout.whole.pieces) {
-    const View debt = owed_[piece.parameter].view();
+    const View debt = states_.owed(piece.parameter);
     if (debt.numel == 0) continue;
     const ScratchVector sum(piece.numel, debt.dtype);
     assign(sum.view(), debt);
@@ -64,6 +63,18 @@ void Averager::pay(const Layout& layout, View buffer, double sign) {
     add_any(sum.view(), buffer.slice(piece.at, piece.numel));
     assign(buffer.slice(piece.at, piece.numel), sum.view());
   }
+}
+
+/// What was paid is owed no more, but where Inf or NaN came out: the optimiser will skip that step.
+void Averager::settle(const Layout& layout, ConstView delivered) {
+  bool paid = false;
+  for (const Piece& piece : layout.whole.pieces) {
+    if (states_.owed(piece.parameter).numel == 0 || !kernels::all_finite(delivered.slice(piece.at, piece.numel)))
+      continue;
+    states_.settle(piece.parameter);
+    paid = true;
+  }
+  if (paid) recorder_.state_bytes(states_.bytes());
 }
 
 void Averager::scale_state(double factor) {
@@ -124,7 +135,7 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
   pay(layout, buffer, 1.0);
   if (dense) {
     average_dense(buffer);
-    for (const uint32_t id : ids) owed_[id] = Buffer();
+    settle(layout, buffer);
     return;
   }
   sent_.clear();
@@ -139,7 +150,7 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
     pay(layout, buffer, -1.0);
     throw;
   }
-  for (const uint32_t id : ids) owed_[id] = Buffer();
+  settle(layout, buffer);
   finish_step(layout);
 }
 

@@ -56,9 +56,6 @@ class Averager {
   bool torn() const { return torn_; }
   States& states() { return states_; }
 
-  /// What of a parameter is still owed from before set_mechanisms; no elements if nothing is.
-  std::vector<Buffer>& owed() { return owed_; }
-
   std::vector<Watched> watched() const { return recorder_.watched(); }
 
  private:
@@ -90,6 +87,7 @@ class Averager {
   void send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out);
   bool receive_piece(const Piece& piece, bool owner, std::span<const wire::Message> messages, View out);
   void pay(const Layout& layout, View buffer, double sign);
+  void settle(const Layout& layout, ConstView delivered);
   void take_back();
   void retract(const Sent& sent);
   void finish_step(const Layout& layout);
@@ -112,7 +110,6 @@ class Averager {
   std::vector<Delivery> delivery_;  // by parameter, of the current bucket
   std::vector<Sent> sent_;          // of the current bucket, in the order of pieces
   std::map<std::vector<uint32_t>, Layout> layouts_;
-  std::vector<Buffer> owed_;  // by parameter
   std::vector<uint8_t> send_memory_, average_memory_, mean_memory_;
   Recorder recorder_;
 };

@@ -104,6 +104,12 @@ const WholeVector* source_of(const std::vector<WholeVector>& all, const StateRef
 
 }  // namespace
 
+std::vector<StateRef> mechanisms_state(const States& states) {
+  std::vector<StateRef> refs = states.all();
+  std::erase_if(refs, [](const StateRef& ref) { return ref.name == kOwed; });
+  return refs;
+}
+
 std::vector<WholeVector> mean_state(const States& states, const std::vector<Parameter>& parameters,
                                     Exchange& exchange) {
   std::vector<WholeVector> out = whole_vectors(states, parameters, exchange, /*mean_of_workers=*/true);
@@ -115,7 +121,13 @@ std::vector<WholeVector> mean_state(const States& states, const std::vector<Para
 }
 
 void load_mean_state(std::vector<WholeVector> given, States& states, const std::vector<Parameter>& parameters) {
-  const std::vector<StateRef> refs = states.all();
+  const std::vector<StateRef> refs = mechanisms_state(states);
+  const auto load_all_owed = [&](bool write) {
+    for (uint32_t id = 0; id < parameters.size(); ++id) {
+      const WholeVector* owed = find(given, id, Side::kWorker, kOwed);
+      load_owed(id, parameters[id].name, owed ? owed->values.view() : View{}, states, write);
+    }
+  };
   // An owner's residual has no owner any more: every worker owes it.
   for (WholeVector& v : given) {
     if (v.side != Side::kOwner || v.name != "residual") continue;
@@ -133,12 +145,26 @@ void load_mean_state(std::vector<WholeVector> given, States& states, const std::
   }
   for (const StateRef& ref : refs)
     if (const WholeVector* from = source_of(given, ref)) check_fits(ref, *from);
+  load_all_owed(/*write=*/false);
   for (const StateRef& ref : refs)
     if (const WholeVector* from = source_of(given, ref)) take(ref, *from);
+  load_all_owed(/*write=*/true);
+}
+
+void load_owed(uint32_t parameter, const std::string& name, ConstView given, States& states, bool write) {
+  if (given.numel == 0) {
+    if (write) states.settle(parameter);
+    return;
+  }
+  const auto [numel, dtype] = states.shape(parameter);
+  if (given.numel != numel || given.dtype != dtype)
+    throw ArgumentError(concat("state_dict: ", name, ".worker.", kOwed, ": expected ", numel, " elements of ",
+                               name_of(dtype), ", got ", given.numel, " of ", name_of(given.dtype)));
+  if (write) copy(states.owe(parameter), given);
 }
 
 void carry_state(const States& from, const std::vector<Parameter>& old_parameters, States& to,
-                 const std::vector<Parameter>& parameters, std::vector<Buffer>& owed, Exchange& exchange) {
+                 const std::vector<Parameter>& parameters, Exchange& exchange) {
   const std::vector<WholeVector> old = whole_vectors(from, old_parameters, exchange, /*mean_of_workers=*/false);
   for (const StateRef& ref : to.all())
     if (const WholeVector* found = source_of(old, ref)) take(ref, *found);
@@ -154,9 +180,9 @@ void carry_state(const States& from, const std::vector<Parameter>& old_parameter
       const bool kept = std::any_of(to.names(side, id).begin(), to.names(side, id).end(),
                                     [](const std::string& n) { return n == "residual"; });
       if (!residual || kept) continue;
-      if (owed[id].bytes() == 0) owed[id] = Buffer(parameters[id].numel, state_dtype(parameters[id].dtype));
-      add(owed[id].view(), residual->values.view());  // of averages: owed by everybody, so by their mean
+      add(to.owe(id), residual->values.view());  // of averages: owed by everybody, so by their mean
     }
+    if (const WholeVector* before = find(old, id, Side::kWorker, kOwed)) add(to.owe(id), before->values.view());
   }
 }
 

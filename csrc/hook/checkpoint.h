@@ -28,10 +28,16 @@ std::vector<WholeVector> mean_state(const States& states, const std::vector<Para
 /// receivers' estimate. Throws ArgumentError, with nothing changed, if a vector has no place or another length.
 void load_mean_state(std::vector<WholeVector> given, States& states, const std::vector<Parameter>& parameters);
 
-/// Collective: state of other mechanisms, `from`, into `to`. Vectors of the same meaning (name) are carried; what is
-/// owed and has no residual any more is added to `owed` (by parameter, empty if nothing is): to be added to this rank's
-/// next gradient. A parameter whose new estimate has no past is fresh again.
+/// States::all without kOwed: what a checkpoint of the same specs must have.
+std::vector<StateRef> mechanisms_state(const States& states);
+
+/// What a checkpoint says that a parameter owes (no elements: nothing), checked, and taken if `write`. Throws
+/// ArgumentError.
+void load_owed(uint32_t parameter, const std::string& name, ConstView given, States& states, bool write);
+
+/// Collective: state of other mechanisms, `from`, into `to`. Vectors of the same meaning (name) are carried; a residual
+/// that has no place any more is owed (States::owed). A parameter whose new estimate has no past is fresh again.
 void carry_state(const States& from, const std::vector<Parameter>& old_parameters, States& to,
-                 const std::vector<Parameter>& parameters, std::vector<Buffer>& owed, Exchange& exchange);
+                 const std::vector<Parameter>& parameters, Exchange& exchange);
 
 }  // namespace tsq

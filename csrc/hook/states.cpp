@@ -10,10 +10,11 @@ const char* name_of(Side side) {
 }
 
 States::States(const std::vector<Parameter>& parameters, ExchangeKind exchange, uint32_t rank, uint32_t world_size)
-    : slots_(parameters.size()), progress_(parameters.size()) {
+    : slots_(parameters.size()), owed_(parameters.size()), progress_(parameters.size()) {
   const bool sharded = exchange == ExchangeKind::kSharded;
   for (uint32_t id = 0; id < parameters.size(); ++id) {
     const Parameter& p = parameters[id];
+    shapes_.emplace_back(p.numel, state_dtype(p.dtype));
     const Range own = owned_range(p.numel, p.granularity(), id, rank, world_size), whole{0, p.numel};
     const auto make = [&](Side side, const std::vector<std::string>& names, const Range& range, bool cut) {
       Slots& slots = slots_[id][static_cast<size_t>(side)];
@@ -46,7 +47,14 @@ std::vector<StateRef> States::of_side(Side side, uint32_t parameter) const {
   const Slots& s = slots(side, parameter);
   std::vector<StateRef> refs;
   for (size_t i = 0; i < s.views.size(); ++i) refs.push_back({parameter, side, s.names[i], s.begin, s.views[i]});
+  if (side == Side::kWorker && owed(parameter).numel > 0) refs.push_back({parameter, side, kOwed, 0, owed(parameter)});
   return refs;
+}
+
+View States::owe(uint32_t parameter) {
+  const auto& [numel, dtype] = shapes_[parameter];
+  if (owed(parameter).numel == 0) owed_[parameter] = Buffer(numel, dtype);
+  return owed(parameter);
 }
 
 std::vector<StateRef> States::all(bool with_empty) const {

@@ -35,6 +35,10 @@ struct StateRef {
   View view;
 };
 
+/// A worker's vector besides its mechanism's: what mechanisms before it owed and it has no place for (carry_state).
+/// Added to this rank's next gradient.
+constexpr const char* kOwed = "owed";
+
 /// What else a parameter carries from step to step.
 struct Progress {
   uint64_t steps = 0;            ///< how often it was averaged compressed
@@ -52,8 +56,17 @@ class States {
   /// The vectors of `side` over all that is there of a parameter.
   std::span<const View> of(Side side, uint32_t parameter) const { return slots(side, parameter).views; }
 
-  /// All vectors that have elements on this rank; with_empty: the others too.
+  /// All vectors that have elements on this rank, kOwed included; with_empty: the others too.
   std::vector<StateRef> all(bool with_empty = false) const;
+
+  /// Elements and dtype of a vector over the whole of a parameter.
+  std::pair<size_t, DType> shape(uint32_t parameter) const { return shapes_[parameter]; }
+
+  /// What a parameter owes; no elements if nothing.
+  View owed(uint32_t parameter) const { return owed_[parameter].view(); }
+  /// The same, from now on with an element for each of the parameter's; new ones are zero.
+  View owe(uint32_t parameter);
+  void settle(uint32_t parameter) { owed_[parameter] = Buffer(); }
 
   /// The vectors of one side of one parameter, those without elements included.
   std::vector<StateRef> of_side(Side side, uint32_t parameter) const;
@@ -85,6 +98,8 @@ class States {
   const Slots& slots(Side side, uint32_t parameter) const { return slots_[parameter][static_cast<size_t>(side)]; }
 
   std::vector<std::array<Slots, kSides>> slots_;
+  std::vector<std::pair<size_t, DType>> shapes_;
+  std::vector<Buffer> owed_;
   std::vector<Progress> progress_;
 };
 

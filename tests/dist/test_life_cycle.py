@@ -200,6 +200,70 @@ def test_set_spec_between_families(exchange):
     assert all(torch.equal(results[0][1], weights) for _, weights, _ in results)
 
 
+def owing(rank: int, world: int, spec: str, mode: str, exchange: str, folder: str) -> list[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], set[str]]]:
+    """Error feedback, then a spec without residuals; saved before the next step. What is delivered after, as it went on and as resumed."""
+    ddp = DDP(make_model(), bucket_cap_mb=TINY)
+    hook = tsq.attach(ddp, "ErrorFeedback(Quantizer(bits=2))", exchange=exchange, seed=1)
+    train(ddp, None, rank, range(3))
+    hook.set_spec(spec)
+    state = hook.state_dict(mode)
+    torch.save(state, f"{folder}/{rank}.pt")
+    name, entry = next((n, e) for n, e in state["parameters"].items() if "worker.owed" in e)
+    short = {**entry, "worker.owed": {"begin": 0, "values": entry["worker.owed"]["values"][1:]}}
+    with pytest.raises(ValueError, match=f"state_dict: {name}.worker.owed: expected [0-9]+ elements of float32"):
+        hook.load_state_dict({**state, "parameters": {**state["parameters"], name: short}})
+    results = []
+    for resumed in (False, True):
+        if resumed:
+            ddp = DDP(make_model(), bucket_cap_mb=TINY)
+            hook = tsq.attach(ddp, spec, exchange=exchange, seed=1)
+            hook.load_state_dict(torch.load(f"{folder}/{rank}.pt", weights_only=True))
+        train(ddp, None, rank, [3])
+        true = {n: sum(local_grads(ddp, r, 3)[n] for r in range(world)) / world for n in grads(ddp)}
+        owed = {n: entry["worker.owed"]["values"] for n, entry in state["parameters"].items() if "worker.owed" in entry}
+        after = {key for entry in hook.state_dict()["parameters"].values() for key in entry if "owed" in key}
+        results.append(({n: (g - true[n]).flatten() for n, g in grads(ddp).items()}, owed, after))
+    return results
+
+
+@pytest.mark.parametrize("exchange", ("all_gather", "sharded"))
+@pytest.mark.parametrize("spec, mode", [("Identity()", "rank"), ("Identity()", "mean"), ("Quantizer(bits=8)", "rank")])
+def test_what_set_spec_left_owed_is_saved(spec, mode, exchange, tmp_path):
+    results = run_ranks(owing, 2, spec, mode, exchange, str(tmp_path))
+    (went_on, owed, after), (resumed, *_) = results[0]
+    assert owed and not after
+    for name in owed:
+        mean = sum(r[0][1][name] for r in results) / 2
+        assert mean.abs().max() > 1e-3
+        if spec == "Identity()":  # exact: the error of what is delivered is what was owed
+            torch.testing.assert_close(went_on[name], mean.flatten(), rtol=0, atol=2e-6)
+        torch.testing.assert_close(resumed[name], went_on[name], rtol=0, atol=0 if mode == "rank" else 2e-6)
+
+
+def owing_through_a_skipped_step(rank: int, world: int, compressed: bool) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    ddp = DDP(make_model(), bucket_cap_mb=TINY)
+    hook = tsq.attach(ddp, "ErrorFeedback(Quantizer(bits=2))")
+    train(ddp, None, rank, range(3))
+    hook.set_spec("Identity()" if not compressed else "Quantizer(bits=8)")
+    before = hook.state_dict()["parameters"]["0.weight"]["worker.owed"]["values"]
+    hook.set_loss_scale(1.0)
+    hook.set_loss_scale(4.0)
+    scaled = hook.state_dict()["parameters"]["0.weight"]["worker.owed"]["values"]
+    assert torch.equal(scaled, 4 * before)
+    x = torch.full((8, 40), float("inf") if rank == 0 else 1.0)
+    ddp.zero_grad()
+    ddp(x).sum().backward()
+    skipped = not grads(ddp)["0.weight"].isfinite().all()
+    return scaled, hook.state_dict()["parameters"]["0.weight"]["worker.owed"]["values"], bool(skipped)
+
+
+@pytest.mark.parametrize("compressed", (False, True))
+def test_what_is_owed_outlives_a_skipped_step(compressed):
+    for before, after, skipped in run_ranks(owing_through_a_skipped_step, 2, compressed):
+        assert skipped and before.abs().max() > 0
+        assert torch.equal(before, after)
+
+
 def disagreeing(rank: int, world: int) -> str:
     ddp = DDP(make_model(), bucket_cap_mb=TINY)
     hook = tsq.attach(ddp, "ErrorFeedback(Quantizer(bits=4))")
