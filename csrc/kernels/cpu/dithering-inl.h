@@ -89,27 +89,12 @@ HWY_INLINE void DitherTile(int s, const float* HWY_RESTRICT inverse, const float
   const hn::CappedTag<float, 16> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const hn::Rebind<int16_t, decltype(d)> d16;
-  const size_t N = hn::Lanes(d);
-  constexpr size_t kAtOnce = PhiloxVectors();
-  PhiloxWords<hn::Vec<decltype(du)>> some_words[kAtOnce];
-  for (size_t lane = 0, turn = 0; lane < kLanes; lane += N, turn = (turn + 1) % kAtOnce) {
-    if (turn == 0) Philox<kAtOnce>(du, offset / kTile * kLanes, lane, key, some_words);
-    const auto& words = some_words[turn];
-    const auto emit = [&](size_t row, auto dither) HWY_ATTR {
-      const size_t i = row * kLanes + lane;
-      const auto t = hn::Mul(hn::LoadU(d, z + i), hn::Set(d, inverse[row]));
-      const auto level = kGrid == Grid::kUniform ? UniformLevel(d, t, dither, s) : PowerLevel(d, t, dither, s);
-      hn::StoreU(hn::DemoteTo(d16, level), d16, levels + i);
-    };
-    emit(0, hn::ShiftLeft<7>(words.w0));
-    emit(1, hn::ShiftRight<9>(words.w0));
-    emit(2, hn::ShiftLeft<7>(words.w1));
-    emit(3, hn::ShiftRight<9>(words.w1));
-    emit(4, hn::ShiftLeft<7>(words.w2));
-    emit(5, hn::ShiftRight<9>(words.w2));
-    emit(6, hn::ShiftLeft<7>(words.w3));
-    emit(7, hn::ShiftRight<9>(words.w3));
-  }
+  ForEachDither(du, offset, key, [&](size_t row, size_t lane, auto dither) HWY_ATTR {
+    const size_t i = row * kLanes + lane;
+    const auto t = hn::Mul(hn::LoadU(d, z + i), hn::Set(d, inverse[row]));
+    const auto level = kGrid == Grid::kUniform ? UniformLevel(d, t, dither, s) : PowerLevel(d, t, dither, s);
+    hn::StoreU(hn::DemoteTo(d16, level), d16, levels + i);
+  });
 }
 
 void DitherLevels(Grid grid, int s, const float* inverse, const float* z, PhiloxKey key, uint64_t offset,

@@ -8,6 +8,7 @@
 
 #include "common/philox.h"
 #include "hwy/highway.h"
+#include "kernels/cpu/block.h"
 
 #if TSQ_HWY_VECTORS
 HWY_BEFORE_NAMESPACE();
@@ -89,6 +90,26 @@ HWY_INLINE void Philox(D32 d, uint64_t counter, size_t lane, PhiloxKey key, Phil
   for (size_t i = 0; i < kVectors; ++i) {
     const PhiloxState<V>&even = states[2 * i], &odd = states[2 * i + 1];
     words[i].Set(join(odd.c0, even.c0), join(odd.c1, even.c1), join(odd.c2, even.c2), join(odd.c3, even.c3));
+  }
+}
+
+// f(row, lane, dither) for each vector of a tile's elements: `dither` has their 16 bits each, shifted up by 7, and
+// left-overs in other bits. `offset`: of the tile's first element.
+template <class D32, class F>
+HWY_INLINE void ForEachDither(D32 d, uint64_t offset, PhiloxKey key, const F& f) {
+  constexpr size_t kAtOnce = PhiloxVectors();
+  PhiloxWords<hn::Vec<D32>> some_words[kAtOnce];
+  for (size_t lane = 0, turn = 0; lane < kLanes; lane += hn::Lanes(d), turn = (turn + 1) % kAtOnce) {
+    if (turn == 0) Philox<kAtOnce>(d, offset / kTile * kLanes, lane, key, some_words);
+    const auto& words = some_words[turn];
+    f(0, lane, hn::ShiftLeft<7>(words.w0));
+    f(1, lane, hn::ShiftRight<9>(words.w0));
+    f(2, lane, hn::ShiftLeft<7>(words.w1));
+    f(3, lane, hn::ShiftRight<9>(words.w1));
+    f(4, lane, hn::ShiftLeft<7>(words.w2));
+    f(5, lane, hn::ShiftRight<9>(words.w2));
+    f(6, lane, hn::ShiftLeft<7>(words.w3));
+    f(7, lane, hn::ShiftRight<9>(words.w3));
   }
 }
 

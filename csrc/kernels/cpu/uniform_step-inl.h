@@ -89,24 +89,10 @@ HWY_INLINE void QuantizeTile(Form form, const UniformGrid& grid, const float* HW
     for (size_t i = 0; i < kTile; i += N) QuantizeVector(d, form, grid, x, state, i, hn::Zero(d), false, tile);
     return;
   }
-  constexpr size_t kAtOnce = PhiloxVectors();
-  PhiloxWords<hn::Vec<decltype(du)>> some_words[kAtOnce];
-  for (size_t lane = 0, turn = 0; lane < kLanes; lane += N, turn = (turn + 1) % kAtOnce) {
-    if (turn == 0) Philox<kAtOnce>(du, offset / kTile * kLanes, lane, grid.key, some_words);
-    const auto& words = some_words[turn];
-    const auto emit = [&](size_t row, auto bits) HWY_ATTR {  // r << 7 and left-overs in other bits
-      const auto u = hn::BitCast(d, hn::OrAnd(hn::Set(du, 0x3F800040u), bits, hn::Set(du, 0xFFFFu << 7)));
-      QuantizeVector(d, form, grid, x, state, row * kLanes + lane, hn::Sub(u, hn::Set(d, 1.5f)), true, tile);
-    };
-    emit(0, hn::ShiftLeft<7>(words.w0));
-    emit(1, hn::ShiftRight<9>(words.w0));
-    emit(2, hn::ShiftLeft<7>(words.w1));
-    emit(3, hn::ShiftRight<9>(words.w1));
-    emit(4, hn::ShiftLeft<7>(words.w2));
-    emit(5, hn::ShiftRight<9>(words.w2));
-    emit(6, hn::ShiftLeft<7>(words.w3));
-    emit(7, hn::ShiftRight<9>(words.w3));
-  }
+  ForEachDither(du, offset, grid.key, [&](size_t row, size_t lane, auto bits) HWY_ATTR {
+    const auto u = hn::BitCast(d, hn::OrAnd(hn::Set(du, 0x3F800040u), bits, hn::Set(du, 0xFFFFu << 7)));
+    QuantizeVector(d, form, grid, x, state, row * kLanes + lane, hn::Sub(u, hn::Set(d, 1.5f)), true, tile);
+  });
 }
 
 // Bits of the bytes that `test` holds for, as StoreMaskBits, of `count` bytes (a multiple of 64).

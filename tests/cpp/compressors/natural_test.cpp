@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "compressors/error_feedback.h"
 #include "compressors/registry.h"
 #include "vectors.h"
 
@@ -105,19 +106,8 @@ TEST_P(NaturalForms, SlicesAtTheGranularityGiveTheValuesOfTheWhole) {
 }
 
 TEST_P(NaturalForms, KeepsWhatItDoesNotSend) {
-  const DType dtype = GetParam();
-  const size_t n = 777;
-  const Natural c;
-  const Vector e(state_dtype(dtype), n), sum(state_dtype(dtype), n);
-  std::vector<double> given(n);
-  for (uint64_t step = 0; step < 20; ++step) {
-    const Vector x = test::random_vector(dtype, n, step);
-    for (size_t i = 0; i < n; ++i) given[i] += x[i];
-    std::vector<uint8_t> out(c.max_bytes(n, dtype));
-    EXPECT_TRUE(c.encode_residual(x.view(), e.view(), {philox_key({.step = step}), 0}, out).finite);
-    c.decode_add(out, dtype, 1.0, sum.view());
-  }
-  for (size_t i = 0; i < n; ++i) ASSERT_NEAR(sum[i] + e[i], given[i], 2e-5) << i;
+  const auto [given, accounted, largest] = test::balance_of_error_feedback(Natural(), GetParam());
+  for (size_t i = 0; i < given.size(); ++i) ASSERT_NEAR(accounted[i], given[i], 2e-5) << i;
 }
 
 TEST(Natural, ZeroTinyHugeAndNonFiniteTiles) {

@@ -6,6 +6,7 @@
 
 #include <bit>
 
+#include "compressors/error_feedback.h"
 #include "compressors/registry.h"
 #include "vectors.h"
 
@@ -108,18 +109,8 @@ TEST(Sign, ZeroTinyHugeAndNonFiniteBlocks) {
 // Conservation: messages + residual = inputs.
 TEST(Sign, KeepsWhatItDoesNotSend) {
   for (const DType dtype : test::kAllDTypes) {
-    const size_t n = 777;
-    const Sign sign;
-    const Vector e(state_dtype(dtype), n), sum(state_dtype(dtype), n);
-    std::vector<double> given(n);
-    for (uint64_t step = 0; step < 20; ++step) {
-      const Vector x = test::random_vector(dtype, n, step);
-      for (size_t i = 0; i < n; ++i) given[i] += x[i];
-      std::vector<uint8_t> out(sign.max_bytes(n, dtype));
-      EXPECT_TRUE(sign.encode_residual(x.view(), e.view(), {}, out).finite);
-      sign.decode_add(out, dtype, 1.0, sum.view());
-    }
-    for (size_t i = 0; i < n; ++i) ASSERT_NEAR(sum[i] + e[i], given[i], 2e-5) << i;
+    const auto [given, accounted, largest] = test::balance_of_error_feedback(Sign(), dtype);
+    for (size_t i = 0; i < given.size(); ++i) ASSERT_NEAR(accounted[i], given[i], 2e-5) << i;
   }
 }
 

@@ -2,6 +2,7 @@
 // targets, hostile bytes.
 #include <gtest/gtest.h>
 
+#include "compressors/error_feedback.h"
 #include "compressors/message.h"
 #include "compressors/registry.h"
 #include "kernels/payload.h"
@@ -79,21 +80,8 @@ TEST_P(Tiled, FusedFormsAreTheComposedOnes) {
 }
 
 TEST_P(Tiled, KeepsWhatItDoesNotSend) {
-  const CompressorPtr contractive = c->as_contractive();
-  const size_t n = 777;
-  const Vector e(state, n), sum(state, n);
-  std::vector<double> given(n);
-  double largest = 0;
-  for (uint64_t step = 0; step < 20; ++step) {
-    const Vector x = test::random_vector(dtype, n, step);
-    for (size_t i = 0; i < n; ++i) given[i] += x[i];
-    Octets out(contractive->max_bytes(n, dtype));
-    const auto sent = contractive->encode_residual(x.view(), e.view(), {philox_key({.step = step}), 0}, out);
-    ASSERT_TRUE(sent.finite);
-    contractive->decode_add(Bytes(out).first(sent.bytes), dtype, 1.0, sum.view());
-    largest = std::max({largest, test::max_abs(e.view()), test::max_abs(sum.view())});
-  }
-  for (size_t i = 0; i < n; ++i) ASSERT_NEAR(sum[i] + e[i], given[i], 1e-5 * largest) << i;
+  const auto [given, accounted, largest] = test::balance_of_error_feedback(*c->as_contractive(), dtype);
+  for (size_t i = 0; i < given.size(); ++i) ASSERT_NEAR(accounted[i], given[i], 1e-5 * largest) << i;
 }
 
 TEST_P(Tiled, MeanIsTheMeanOfTheValues) {
