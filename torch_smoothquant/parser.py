@@ -42,7 +42,8 @@ from .spec import Spec
 _CLASSES: dict[str, type[Spec]] = {
     c.__name__: c for c in (
         Bernoulli, BlockDithering, Cast, Dithering, Identity, Natural, NaturalDithering, PermK, Quantizer, RandK, Sign, SmoothBernoulli,
-        SparseSign, StochasticSparsifier, Ternary, TopK, UniformStep, VaryingDithering, AdaCGD, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, LAG, MARINA, ThreePC)
+        SparseSign, StochasticSparsifier, Ternary, TopK, UniformStep, VaryingDithering,
+        AdaCGD, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, LAG, MARINA, ThreePC)
 }
 
 
