@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+import torch
+
 from . import _C
 
 SpecError = _C.SpecError
@@ -45,6 +47,14 @@ class Compressor(Spec):
         """Contraction constant, E|C(x)-x|^2 <= (1-alpha) |x|^2, of the map as error feedback uses it; None if there is none."""
         return _C.class_of(f"ErrorFeedback({self!r})", numel, world_size)[1]
 
+    def expected_bits(self, numel: int, dtype: torch.dtype = torch.float32) -> float:
+        """Expected bits of the payload of ``numel`` elements of ``dtype``, scales and indices included, headers not."""
+        return _C.expected_bits(repr(self), numel, dtype)
+
+    def max_bytes(self, numel: int, dtype: torch.dtype = torch.float32) -> int:
+        """Bytes that the payload of ``numel`` elements of ``dtype`` never exceeds."""
+        return _C.max_bytes(repr(self), numel, dtype)
+
 
 class Mechanism(Spec):
     """The stateful rule between gradient and compressor."""
@@ -67,9 +77,9 @@ class Mechanism(Spec):
         """State vectors per element: of each sender, of each receiver."""
         return _C.state_counts(repr(self))
 
-    def expected_bits(self, numel: int) -> float:
-        """Expected bits of one float32 message of ``numel`` elements, without header, where every message is sent."""
-        return _C.expected_bits(repr(self), numel)
+    def expected_bits(self, numel: int, dtype: torch.dtype = torch.float32) -> float:
+        """Expected bits of one message of ``numel`` elements of ``dtype``, without header, where every message is sent."""
+        return _C.expected_bits(repr(self), numel, dtype)
 
 
 def always(default: Any) -> Any:

@@ -19,9 +19,7 @@ EndpointConfig make_config(const std::string& spec, int64_t numel, int64_t world
   if (numel < 0) throw ArgumentError(concat("numel: expected 0 or more, got ", numel));
   if (world_size < 1 || world_size > UINT32_MAX)
     throw ArgumentError(concat("world_size: expected 1 or more, got ", world_size));
-  const auto dtype = to_dtype(type);
-  if (!dtype) throw ArgumentError(concat("dtype: expected float32, float64, float16 or bfloat16, got ", type));
-  return {parse_mechanism(spec), static_cast<size_t>(numel), static_cast<uint32_t>(world_size), *dtype, seed};
+  return {parse_mechanism(spec), static_cast<size_t>(numel), static_cast<uint32_t>(world_size), dtype_of(type), seed};
 }
 
 Sender make_sender(const std::string& spec, int64_t numel, int64_t rank, int64_t world_size, at::ScalarType type,

@@ -72,10 +72,11 @@ void bind_spec(py::module_& m) {
     const MechanismPtr mechanism = parse_mechanism(text);
     return std::pair(mechanism->state_names().size(), mechanism->receiver_names().size());
   });
-  m.def("expected_bits",
-        [](const std::string& text, size_t n) { return parse_mechanism(text)->expected_bits(n, DType::kFloat32); });
-  m.def("max_bytes", [](const std::string& text, const at::Tensor& like, size_t n) {
-    return compressor_in(parse_mechanism(text)).max_bytes(n, view_of(like, "like").dtype);
+  m.def("expected_bits", [](const std::string& text, size_t n, at::ScalarType type) {
+    return parse_mechanism(text)->expected_bits(n, dtype_of(type));
+  });
+  m.def("max_bytes", [](const std::string& text, size_t n, at::ScalarType type) {
+    return compressor_in(parse_mechanism(text)).max_bytes(n, dtype_of(type));
   });
 }
 
