@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from . import _C
 from .parser import parse, to_text
+from .smoothness import Smoothness, handles_of
 from .spec import Compressor, Mechanism, Spec
 
 WireError = _C.WireError
@@ -74,15 +75,17 @@ class Sender:
         rank, world_size: who sends, among how many.
         dtype: of the gradient. State is float32, float64 for float64.
         seed: of the random numbers.
+        smoothness: of this worker's loss, for :class:`Direct` (DCGD+) and :class:`DIANA` (DIANA+) in float32 or float64; or a list of all
+            workers'. The receiver must be given the same.
     """
 
-    def __init__(self, spec: Spec | str, numel: int, rank: int = 0, world_size: int = 1,
-                 dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
+    def __init__(self, spec: Spec | str, numel: int, rank: int = 0, world_size: int = 1, dtype: torch.dtype = torch.float32,
+                 seed: int = 0, smoothness: Smoothness | Sequence[Smoothness] | None = None) -> None:
         text = to_text(spec, "spec")
         self.spec = parse(text)
         self.numel, self.rank, self.world_size, self.dtype = numel, rank, world_size, dtype
-        self._sender = _C.Sender(text, _integer(numel, "numel"), _integer(rank, "rank"),
-                                 _integer(world_size, "world_size"), _dtype(dtype), _unsigned(seed, "seed"))
+        self._sender = _C.Sender(text, _integer(numel, "numel"), _integer(rank, "rank"), _integer(world_size, "world_size"),
+                                 _dtype(dtype), _unsigned(seed, "seed"), handles_of(smoothness))
 
     def send(self, grad: torch.Tensor) -> torch.Tensor:
         """The message for this step's gradient: 1-D uint8, exactly the bytes that travel. Updates the state.
@@ -128,15 +131,18 @@ class Sender:
 
 
 class Receiver:
-    """The averaging half; arguments as for :class:`Sender`. Every receiver of the same messages computes the same bits."""
+    """The averaging half; arguments as for :class:`Sender`. Every receiver of the same messages computes the same bits.
 
-    def __init__(self, spec: Spec | str, numel: int, world_size: int = 1, dtype: torch.dtype = torch.float32,
-                 seed: int = 0) -> None:
+    ``smoothness``: one of every worker, in rank order, or a common one.
+    """
+
+    def __init__(self, spec: Spec | str, numel: int, world_size: int = 1, dtype: torch.dtype = torch.float32, seed: int = 0,
+                 smoothness: Smoothness | Sequence[Smoothness] | None = None) -> None:
         text = to_text(spec, "spec")
         self.spec = parse(text)
         self.numel, self.world_size, self.dtype = numel, world_size, dtype
         self._receiver = _C.Receiver(text, _integer(numel, "numel"), _integer(world_size, "world_size"), _dtype(dtype),
-                                     _unsigned(seed, "seed"))
+                                     _unsigned(seed, "seed"), handles_of(smoothness))
 
     def receive(self, messages: Iterable[torch.Tensor]) -> torch.Tensor:
         """Estimate of the mean gradient from one message of every rank (any order; summed in rank order).

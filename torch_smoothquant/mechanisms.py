@@ -8,11 +8,27 @@ from dataclasses import dataclass
 from .spec import Compressor, Mechanism, Spec, always
 
 
+def _check_kind(smoothness: object) -> None:
+    if smoothness is not None and not isinstance(smoothness, str):
+        raise TypeError(f"smoothness: expected its kind or None, got {type(smoothness).__name__}; the object itself goes to Sender and "
+                        "Receiver, beside the spec")
+
+
 @dataclass(frozen=True, repr=False)
 class Direct(Mechanism):
-    """Sends C(gradient) in every step; no state (DCGD)."""
+    """Sends C(gradient) in every step; no state (DCGD). With a smoothness beside the spec: C(L^(+1/2) gradient), DCGD+.
+
+    Args:
+        smoothness: ``"scalar"``, ``"diagonal"``, ``"block"``, ``"matrix"``: one of that kind has to be given to ``Sender`` and
+            ``Receiver``. None: none has to, any may.
+    """
 
     compressor: Compressor
+    smoothness: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_kind(self.smoothness)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,13 +45,21 @@ class ErrorFeedback(Mechanism):
 class DIANA(Mechanism):
     """Sends C(gradient - h) and moves h by alpha times that; unbiased, with the noise vanishing where gradients settle.
 
+    With a smoothness beside the spec: C(L^(+1/2) (gradient - h)), DIANA+.
+
     Args:
         compressor: an unbiased one.
-        alpha: step of the shifts, in (0, 1]. None: 1 / (1 + omega).
+        alpha: step of the shifts, in (0, 1]. None: 1 / (1 + omega), with a smoothness each rank's own omega.
+        smoothness: as for :class:`Direct`.
     """
 
     compressor: Compressor
     alpha: float | None = None
+    smoothness: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_kind(self.smoothness)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, repr=False)

@@ -11,6 +11,7 @@ namespace tsq {
 void bind_codec(pybind11::module_& m);
 void bind_spec(pybind11::module_& m);
 void bind_endpoints(pybind11::module_& m);
+void bind_smoothness(pybind11::module_& m);
 void bind_hook(pybind11::module_& m);
 
 /// Throws ArgumentError unless it is an element type of ours.

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "common/bytes.h"
 #include "common/dtype.h"
@@ -58,6 +59,14 @@ struct Capacity {
   }
 };
 
+/// What a compressor may fit its steps or probabilities to: the noise counts as sum_j L_jj Var_j, or, where n_mu > 0
+/// (DIANA+), as sum_j (1 + L_jj / n_mu) Var_j.
+struct Tuning {
+  std::vector<double> diagonal;  ///< L_jj >= 0 of every element
+  double n_mu = 0;               ///< ranks times strong convexity
+};
+
+class Smoothness;
 class Compressor;
 using CompressorPtr = std::shared_ptr<const Compressor>;
 
@@ -74,6 +83,17 @@ class Compressor {
   virtual wire::Format format() const = 0;
 
   virtual Class class_of(size_t n, uint32_t world_size = 1) const = 0;
+
+  /// script-L: the smallest known number with E|C(x) - x|_L^2 <= script-L |x|^2; none if the map is not unbiased or
+  /// nothing is known. As omega * lambda_max(L), or better.
+  virtual std::optional<double> script_L(const Smoothness& L, size_t n, uint32_t world_size = 1) const;
+
+  /// Throws ArgumentError if vectors of n elements cannot be encoded: a budget that does not fit them.
+  virtual void check_numel(size_t) const {}
+
+  /// This compressor for vectors of tuning.diagonal.size() elements, with its steps or probabilities fitted; null: it
+  /// has none. What it writes is read by a compressor tuned alike. Throws ArgumentError if its budget does not fit.
+  virtual CompressorPtr tuned(const Tuning&) const { return nullptr; }
 
   /// Bits per element that this compressor aims at where its rate depends on the data; none: it does not aim.
   virtual std::optional<double> target_bits() const { return std::nullopt; }

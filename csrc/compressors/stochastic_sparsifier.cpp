@@ -6,6 +6,7 @@
 
 #include "common/error.h"
 #include "compressors/random_values.h"
+#include "compressors/script.h"
 #include "compressors/sums.h"
 
 namespace tsq {
@@ -75,6 +76,15 @@ Class StochasticSparsifier::class_of(size_t n, uint32_t) const {
   const Class sent = values().unbiased().class_of(max_entries(n));
   if (config_.shrunk) return {.omega = std::nullopt, .alpha = share / (1.0 + sent.omega.value_or(0.0))};
   return random_class(1.0 / share - 1.0, share, true, sent);
+}
+
+// Var_j <= tau |x_j|, tau <= |x|_1 / T, and |x|_1 sum_j L_jj |x_j| <= (tr L + sqrt(n) |diag L|_2) |x|^2 / 2.
+std::optional<double> StochasticSparsifier::script_L(const Smoothness& L, size_t n, uint32_t world_size) const {
+  if (config_.shrunk || values().quantizer()) return Compressor::script_L(L, n, world_size);
+  const double omega = *class_of(n).omega, t = expected_entries(n);
+  return largest_of_blocks(L, n, 0, [&](const MetricBlock& all) {
+    return std::min(omega * all.largest, (all.trace + std::sqrt(all.count * all.squares)) / (2 * t));
+  });
 }
 
 Compressor::Encoded StochasticSparsifier::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,

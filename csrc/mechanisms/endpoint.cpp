@@ -9,6 +9,7 @@ namespace {
 
 void check_config(const EndpointConfig& config) {
   if (config.world_size == 0) throw ArgumentError("world_size: expected at least 1, got 0");
+  config.mechanism->check_numel(config.numel);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "compressors/compressor.h"
+#include "smoothness/smoothness.h"
 
 namespace tsq {
 
@@ -74,9 +75,30 @@ struct ThreePoint {
   double A = 1, B = 0;
 };
 
+/// What is known of the workers' losses on a vector of numel elements: one smoothness that is common to all ranks (or,
+/// for a sender, its own), or one per rank.
+struct SmoothnessSet {
+  std::vector<SmoothnessPtr> of_rank;
+  size_t numel = 0;
+  uint32_t world_size = 1;
+};
+
+class Mechanism;
+using MechanismPtr = std::shared_ptr<const Mechanism>;
+
 class Mechanism {
  public:
   virtual ~Mechanism() = default;
+
+  /// This mechanism for whole vectors of given.numel elements and losses of known smoothness. Throws ArgumentError if
+  /// it takes none, if a smoothness is of another size, or if there are neither one nor world_size of them.
+  virtual MechanismPtr with_smoothness(const SmoothnessSet& given) const;
+
+  /// The kind of smoothness that its spec asks for and that it still lacks; null: none.
+  virtual const char* lacks_smoothness() const { return nullptr; }
+
+  /// Throws ArgumentError if vectors of n elements cannot be sent.
+  void check_numel(size_t n) const;
 
   /// The spec that parses back to this mechanism.
   virtual std::string spec() const = 0;
@@ -143,8 +165,6 @@ class Mechanism {
  private:
   std::vector<std::string> state_names_, receiver_names_;
 };
-
-using MechanismPtr = std::shared_ptr<const Mechanism>;
 
 /// True if any of them is marked.
 bool any_non_finite(std::span<const Arrived> from);

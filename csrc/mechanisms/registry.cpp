@@ -53,6 +53,19 @@ MechanismPtr make_around(std::string_view text, const Value& call) {
   return build<M>(text, call, compressor);
 }
 
+/// The kind of smoothness that has to be given beside the spec; "" for None.
+std::string smoothness_of(Arguments& arguments) {
+  return arguments.choice("smoothness", {"scalar", "diagonal", "block", "matrix"}).value_or("");
+}
+
+MechanismPtr make_direct(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"compressor", "smoothness"});
+  const CompressorPtr compressor = make_compressor(text, arguments.call("compressor"));
+  const std::string kind = smoothness_of(arguments);
+  arguments.finish();
+  return build<Direct>(text, call, compressor, kind);
+}
+
 MechanismPtr make_ef21(std::string_view text, const Value& call) {
   Arguments arguments(text, call, {"compressor", "momentum", "init"});
   const CompressorPtr compressor = make_compressor(text, arguments.call("compressor"));
@@ -116,11 +129,12 @@ MechanismPtr make_marina(std::string_view text, const Value& call) {
 }
 
 MechanismPtr make_diana(std::string_view text, const Value& call) {
-  Arguments arguments(text, call, {"compressor", "alpha"});
+  Arguments arguments(text, call, {"compressor", "alpha", "smoothness"});
   const CompressorPtr compressor = make_compressor(text, arguments.call("compressor"));
   const auto alpha = arguments.fraction("alpha");
+  const std::string kind = smoothness_of(arguments);
   arguments.finish();
-  return build<Diana>(text, call, compressor, alpha);
+  return build<Diana>(text, call, compressor, alpha, kind);
 }
 
 MechanismPtr make_bidirectional(std::string_view text, const Value& call) {
@@ -139,7 +153,7 @@ const std::map<std::string, Factory, std::less<>>& factories() {
       {"Bidirectional", make_bidirectional},
       {"CLAG", make_clag},
       {"DIANA", make_diana},
-      {"Direct", make_around<Direct>},
+      {"Direct", make_direct},
       {"EF21", make_ef21},
       {"ErrorFeedback", make_around<ErrorFeedback>},
       {"LAG", make_lag},

@@ -36,7 +36,7 @@ void check(const ThreePC::Config& c) {
   if (c.inner && (c.inner->state_names().empty() || c.inner->state_names()[0] != "shift" ||
                   std::ranges::count(c.inner->state_names(), "momentum")))
     fail("second= with EF21 (no momentum), LAG, CLAG or ThreePC");
-  if (c.variant == 2 && !c.second->as_unbiased()->class_of(4096).omega)
+  if (c.variant == 2 && !c.second->as_unbiased()->class_of(1 << 16).omega)
     throw ArgumentError(concat("ThreePC: second: expected an unbiased compressor, got ", c.second->spec()));
 }
 
