@@ -51,18 +51,25 @@ from .mechanisms import (  # noqa: E402
     EF21,
     LAG,
     MARINA,
+    Accurate,
+    Ada3PC,
     AdaCGD,
+    Always,
     Bidirectional,
     Direct,
     ErrorFeedback,
+    Far,
+    Near,
+    Settled,
     ThreePC,
 )
 from .parser import parse  # noqa: E402
 from .spec import Compressor, Mechanism, Spec, SpecError  # noqa: E402
 
 __all__ = [
-    "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bernoulli", "Bidirectional", "Cast", "Compressor", "Direct", "Dithering",
-    "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering", "PermK", "Quantizer", "RandK", "Receiver", "Sender",
-    "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "UniformStep", "WireError", "attach",
-    "comm_hook", "decode", "encode", "num_threads", "parse", "prepare", "set_num_threads", "trim",
+    "CLAG", "DIANA", "EF21", "LAG", "MARINA", "Accurate", "Ada3PC", "AdaCGD", "Always", "Bernoulli", "Bidirectional", "Cast", "Compressor",
+    "Direct", "Dithering", "ErrorFeedback", "Far", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering", "Near", "PermK",
+    "Quantizer", "RandK", "Receiver", "Sender", "Settled", "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary",
+    "ThreePC", "TopK", "UniformStep", "WireError", "attach", "comm_hook", "decode", "encode", "num_threads", "parse", "prepare",
+    "set_num_threads", "trim",
 ]

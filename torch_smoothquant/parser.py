@@ -28,10 +28,16 @@ from .mechanisms import (
     EF21,
     LAG,
     MARINA,
+    Accurate,
+    Ada3PC,
     AdaCGD,
+    Always,
     Bidirectional,
     Direct,
     ErrorFeedback,
+    Far,
+    Near,
+    Settled,
     ThreePC,
 )
 from .spec import Spec
@@ -39,7 +45,8 @@ from .spec import Spec
 _CLASSES: dict[str, type[Spec]] = {
     c.__name__: c for c in (
         Bernoulli, Cast, Dithering, Identity, Natural, NaturalDithering, PermK, Quantizer, RandK, Sign, SparseSign, StochasticSparsifier,
-        Ternary, TopK, UniformStep, AdaCGD, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, LAG, MARINA, ThreePC)
+        Ternary, TopK, UniformStep, Accurate, Ada3PC, AdaCGD, Always, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, Far, LAG,
+        MARINA, Near, Settled, ThreePC)
 }
 
 

@@ -109,8 +109,21 @@ void Hook::between_buckets(const std::function<void(Averager&)>& task) {
   pipeline_.run([&] { task(averager_); });
 }
 
-void Hook::set_enabled(bool enabled) {
+void Hook::together(const std::function<void(Averager&)>& task) {
   between_buckets([&](Averager& averager) {
+    try {
+      task(averager);
+    } catch (const ArgumentError&) {
+      throw;
+    } catch (const std::exception& e) {
+      pipeline_.poison(e.what());
+      throw;
+    }
+  });
+}
+
+void Hook::set_enabled(bool enabled) {
+  together([&](Averager& averager) {
     agree(averager.exchange(), "set_enabled", {{"enabled", enabled ? "True" : "False"}});
     averager.set_enabled(enabled);
   });
@@ -127,7 +140,7 @@ void Hook::set_specs(const std::vector<std::pair<std::string, std::string>>& spe
     mechanisms.emplace_back(parse_mechanism(specs[i].first), parse_mechanism(specs[i].second));
     facts.emplace_back(averager_.parameters()[i].name, concat("up ", specs[i].first, " down ", specs[i].second));
   }
-  between_buckets([&](Averager& averager) {
+  together([&](Averager& averager) {
     agree(averager.exchange(), "set_spec", facts);
     averager.set_mechanisms(std::move(mechanisms));
   });

@@ -13,6 +13,7 @@ class Diana final : public EstimateReceiver {
   Diana(const CompressorPtr& compressor, std::optional<double> alpha);
 
   std::string spec() const override;
+  bool moves_shift() const override { return false; }  // by alpha of it
   bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const override;
   void receive(std::span<const Arrived> from, std::span<const View> state, const StepKey& key, View out) const override;
 

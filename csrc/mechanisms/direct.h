@@ -13,8 +13,8 @@ class Direct final : public StatelessReceiver {
   std::string spec() const override { return "Direct(" + written_->spec() + ")"; }
 
   bool send(ConstView x, std::span<const View>, const StepKey& key, Parts& out) const override {
-    const Compressor::Encoded sent = compressor().encode(x, key.encode, out.room());
-    if (sent.finite) out.add(compressor().format(), sent.bytes);
+    const Compressor::Encoded sent = compressor().encode(x, out.keyed(key.encode), out.room());
+    if (sent.finite) out.add(compressor(), sent.bytes);
     return sent.finite;
   }
   bool retract(const Arrived&, ConstView, std::span<const View>) const override { return true; }
