@@ -134,7 +134,7 @@ void bind_endpoints(py::module_& m) {
       .def("send", &send)
       .def("state", &state_of<Sender>)
       .def("load_state", &load_state<Sender>)
-      .def_property("rate", &Sender::rate, &Sender::set_rate)
+      .def_property("rates", &Sender::rates, &Sender::set_rates)
       .def_property_readonly("level", &Sender::level)
       .def_property_readonly("step", &Sender::step);
   py::class_<Receiver>(m, "Receiver")

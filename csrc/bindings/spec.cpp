@@ -44,7 +44,7 @@ const Compressor& compressor_in(const MechanismPtr& mechanism) { return mechanis
 
 void bind_spec(py::module_& m) {
   m.def("parse", [](const std::string& text) {
-    parse_mechanism(text);  // the whole meaning, not the shape alone
+    check_spec(text);  // the whole meaning, not the shape alone
     return to_python(parse_expression(text));
   });
   m.def("canonical", [](const std::string& text) {

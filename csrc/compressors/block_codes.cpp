@@ -69,7 +69,7 @@ void BlockCodes::validate(Bytes in, uint64_t n, DType dtype) const {
   });
   if (!valid)
     throw WireError(
-        concat("bad message: payload of ", spec(), ": expected finite scales and legal codes, found others"));
+        concat(kBadMessage, ": payload of ", spec(), ": expected finite scales and legal codes, found others"));
 }
 
 void BlockCodes::decode_add(Bytes in, DType, double scale, View acc) const {

@@ -29,7 +29,7 @@ void Natural::validate(Bytes in, uint64_t n, DType) const {
     return kernels::valid_natural(in.data() + kernels::natural_bytes(begin), count);
   });
   if (!valid)
-    throw WireError(concat("bad message: payload of ", spec(), ": expected legal exponents and signs, found others"));
+    throw WireError(concat(kBadMessage, ": payload of ", spec(), ": expected legal exponents and signs, found others"));
 }
 
 void Natural::decode_add(Bytes in, DType, double scale, View acc) const {

@@ -118,8 +118,21 @@ void Hook::between_buckets(const std::function<void(Averager&)>& task) {
   pipeline_.run([&] { task(averager_); });
 }
 
-void Hook::set_enabled(bool enabled) {
+void Hook::together(const std::function<void(Averager&)>& task) {
   between_buckets([&](Averager& averager) {
+    try {
+      task(averager);
+    } catch (const ArgumentError&) {
+      throw;
+    } catch (const std::exception& e) {
+      pipeline_.poison(e.what());
+      throw;
+    }
+  });
+}
+
+void Hook::set_enabled(bool enabled) {
+  together([&](Averager& averager) {
     agree(averager.exchange(), "set_enabled", {{"enabled", enabled ? "True" : "False"}});
     averager.set_enabled(enabled);
   });
@@ -136,7 +149,7 @@ void Hook::set_specs(const std::vector<std::pair<std::string, std::string>>& spe
     mechanisms.emplace_back(mechanism_of(specs[i].first), mechanism_of(specs[i].second));
     facts.emplace_back(averager_.parameters()[i].name, concat("up ", specs[i].first, " down ", specs[i].second));
   }
-  between_buckets([&](Averager& averager) {
+  together([&](Averager& averager) {
     agree(averager.exchange(), "set_spec", facts);
     averager.set_mechanisms(std::move(mechanisms));
   });

@@ -50,6 +50,10 @@ class Hook {
   /// Runs `task` between buckets on the worker thread and waits; for state. Not from a backward hook.
   void between_buckets(const std::function<void(Averager&)>& task);
 
+  /// The same for a collective task. What it throws, but for an ArgumentError, which all ranks get alike, leaves the
+  /// ranks out of step: later buckets are refused.
+  void together(const std::function<void(Averager&)>& task);
+
   /// Collective: switches compression on or off on all ranks, or throws on all if they disagree.
   void set_enabled(bool enabled);
   bool enabled() const { return enabled_; }
