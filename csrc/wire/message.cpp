@@ -53,7 +53,7 @@ constexpr Fields kPowers{2, 6, 0, true, false, 65536, true};
 
 constexpr Fields kFields[] = {
     {0, 0, 0, false},                                   // Codec::kRaw
-    {1, 8, kFit | kBFloat16Scales, true},               // Codec::kQuantizer
+    {0, 8, kFit | kBFloat16Scales, true},               // Codec::kQuantizer
     {1, 1, kBFloat16Scales, true},                      // Codec::kSign
     {2, 2, kBFloat16Scales, true},                      // Codec::kTernary
     {0, 0, 0, false},                                   // Codec::kNatural
