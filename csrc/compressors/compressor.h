@@ -24,6 +24,8 @@ struct EncodeKey {
   uint32_t rank = 0;
   uint32_t world_size = 1;
   double rate = 1.0;  ///< factor on a target rate (Compressor::target_bits), set by the sender's controller
+  /// What an error costs, by run of MixedQuantizer from the slice's first element on; empty: everywhere the same.
+  std::span<const double> weights{};
 };
 
 /// The key of stream `id` (with id.shared false) in a world of `world_size` ranks; an average (id.averaged) is encoded
@@ -110,7 +112,7 @@ class Compressor {
   /// At least max_bytes(n, dtype) for every n, where max_bytes is monotone and never more than the sum of those of two
   /// parts: n elements are at most n / 2^14 + 1 stretches of 2^14, or of granules where those have a length of their
   /// own.
-  Capacity capacity(DType dtype) const {
+  virtual Capacity capacity(DType dtype) const {
     const bool granular = has_fixed_size() && format().codec != wire::Codec::kSubset;
     return {.slope = static_cast<int64_t>(max_bytes(Capacity::kUnit, dtype)),
             .constant = static_cast<int64_t>(max_bytes(granular ? granularity() : Capacity::kUnit, dtype))};

@@ -53,11 +53,13 @@ void Averager::set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>>
     parameters[i].up = std::move(mechanisms[i].first);
     parameters[i].down = std::move(mechanisms[i].second);
   }
+  if (planner_) planner_->adopt(parameters);
   States states(parameters, config_.exchange, static_cast<uint32_t>(exchange_->rank()),
                 static_cast<uint32_t>(exchange_->size()));
   carry_state(states_, parameters_, states, parameters, *exchange_);
   parameters_ = std::move(parameters);
   states_ = std::move(states);
+  if (planner_) recorder_.plan(*planner_);
   layouts_.clear();
   look_at_mechanisms();
 }
@@ -95,6 +97,7 @@ void Averager::settle(ConstView delivered) {
 
 void Averager::scale_state(double factor) {
   for (const StateRef& ref : states_.all()) scale(ref.view, factor);
+  if (planner_) planner_->scale(factor);
 }
 
 AveragerStats Averager::stats() const {
@@ -130,7 +133,9 @@ bool Averager::fixed(const Layout& layout, bool owner) const {
 StepKey Averager::key_of(const Piece& piece, bool owner) const {
   const Progress& progress = states_.progress(piece.parameter);
   const StreamId stream{config_.seed, progress.steps, static_cast<uint32_t>(exchange_->rank()), owner, piece.parameter};
-  return {encode_key(stream, piece.begin, static_cast<uint32_t>(exchange_->size())), progress.fresh};
+  StepKey key{encode_key(stream, piece.begin, static_cast<uint32_t>(exchange_->size())), progress.fresh};
+  if (planner_) key.encode.weights = planner_->weights(piece);
+  return key;
 }
 
 void Averager::average(std::span<const uint32_t> ids, View buffer) {
@@ -152,6 +157,7 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
     settle(buffer);
     return;
   }
+  if (planner_ && planner_->begin(ids, parameters_)) recorder_.plan(*planner_);
   sent_.clear();
   inspect_all(layout, buffer);
   try {
@@ -165,6 +171,7 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
     throw;
   }
   settle(buffer);
+  if (planner_) planner_->observe(layout, buffer);
   finish_step(layout);
 }
 

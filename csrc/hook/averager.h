@@ -13,6 +13,7 @@
 
 #include "exchange/exchange.h"
 #include "hook/layout.h"
+#include "hook/planner.h"
 #include "hook/recorder.h"
 #include "hook/states.h"
 #include "hook/transport.h"
@@ -43,6 +44,18 @@ class Averager {
   /// Collective: from the next bucket on these mechanisms, by parameter, (up, down). State is carried over; what cannot
   /// be is owed and delivered with the next gradients (hook/checkpoint.h).
   void set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>> mechanisms);
+
+  /// From now on the widths of quantizers follow a plan; before the first bucket. The parameters must be plannable
+  /// (Planner::make_plannable). The same on all ranks.
+  void follow(std::unique_ptr<Planner> planner) { planner_ = std::move(planner); }
+  /// Null if there is none. What it changes in parameters reaches them through plan().
+  Planner* planner() { return planner_.get(); }
+  /// Calls f(planner, parameters) and takes note of the widths that are then in force.
+  template <class F>
+  void plan(F f) {
+    f(*planner_, parameters_);
+    recorder_.plan(*planner_);
+  }
 
   /// Multiplies all state, for a change of loss scale (state is in units of the scaled loss).
   void scale_state(double factor);
@@ -114,6 +127,7 @@ class Averager {
   std::vector<const Piece*> paid_;  // of the current bucket: what is owed went into these
   std::vector<Sent> sent_;          // of the current bucket, in the order of pieces
   std::map<std::vector<uint32_t>, Layout> layouts_;
+  std::unique_ptr<Planner> planner_;  // or null
   std::vector<uint8_t> send_memory_, average_memory_, mean_memory_;
   Recorder recorder_;
 };

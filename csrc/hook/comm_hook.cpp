@@ -29,7 +29,7 @@ DType dtype_of(const at::Tensor& tensor, const std::string& name) {
   return *dtype;
 }
 
-std::vector<Parameter> to_parameters(const std::vector<HookParameter>& given) {
+std::vector<Parameter> to_parameters(const std::vector<HookParameter>& given, bool plannable) {
   std::vector<Parameter> out;
   for (const HookParameter& p : given) {
     if (!p.tensor.device().is_cpu())
@@ -38,6 +38,7 @@ std::vector<Parameter> to_parameters(const std::vector<HookParameter>& given) {
     out.push_back({p.name, static_cast<size_t>(p.tensor.numel()), dtype_of(p.tensor, p.name), mechanism_of(p.up),
                    mechanism_of(p.down)});
   }
+  if (plannable) Planner::make_plannable(out);
   return out;
 }
 
@@ -74,9 +75,26 @@ std::atomic<bool> ending{false};
 void process_is_ending() { ending = true; }
 
 Hook::Hook(const std::vector<HookParameter>& parameters, const HookConfig& config, std::unique_ptr<Exchange> exchange)
-    : averager_(to_parameters(parameters), config.averager, agreed(std::move(exchange), parameters, config)) {
+    : averager_(to_parameters(parameters, config.smoothness.has_value()), config.averager,
+                agreed(std::move(exchange), parameters, config)) {
+  if (config.smoothness) follow(parameters, *config.smoothness);
   for (size_t i = 0; i < parameters.size(); ++i)
     numbers_.emplace(parameters[i].tensor.unsafeGetTensorImpl(), static_cast<uint32_t>(i));
+}
+
+void Hook::follow(const std::vector<HookParameter>& parameters, const PlannerConfig& config) {
+  if (config.kind == RunningKind::kSecant)
+    for (const HookParameter& p : parameters) positions_.push_back(p.tensor);
+  const auto position = [this](uint32_t id) {
+    const at::Tensor& tensor = positions_[id];
+    if (!tensor.is_contiguous())
+      throw ArgumentError(concat("smoothness: Running('secant') expects contiguous parameters, got strides ",
+                                 tensor.strides(), " for ", averager_.parameters()[id].name));
+    return ConstView{tensor.const_data_ptr(), dtype_of(tensor, averager_.parameters()[id].name),
+                     static_cast<size_t>(tensor.numel())};
+  };
+  averager_.follow(std::make_unique<Planner>(config, averager_.parameters(), position));
+  averager_.plan([](const Planner&, const auto&) {});
 }
 
 std::vector<uint32_t> Hook::identify(c10d::GradBucket& bucket) const {

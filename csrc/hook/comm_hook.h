@@ -14,6 +14,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <torch/csrc/distributed/c10d/comm.hpp>
 #include <unordered_map>
@@ -33,7 +34,8 @@ struct HookParameter {
 
 struct HookConfig {
   AveragerConfig averager;
-  std::string fingerprint;  ///< whatever else the ranks must agree on, as text
+  std::optional<PlannerConfig> smoothness;  ///< none: no plan of widths
+  std::string fingerprint;                  ///< whatever else the ranks must agree on, as text
 };
 
 class Hook {
@@ -72,10 +74,12 @@ class Hook {
   int world_size() { return averager_.exchange().size(); }
 
  private:
+  void follow(const std::vector<HookParameter>& parameters, const PlannerConfig& config);
   std::vector<uint32_t> identify(c10d::GradBucket& bucket) const;
 
   std::unordered_map<const c10::TensorImpl*, uint32_t> numbers_;
-  Averager averager_;  // worker thread only, but for stats()
+  std::vector<at::Tensor> positions_;  // the parameters, if the plan looks at them
+  Averager averager_;                  // worker thread only, but for stats()
   std::atomic<bool> enabled_{true};
   Pipeline pipeline_;  // last: joined before anything above goes
 };
