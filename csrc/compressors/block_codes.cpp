@@ -85,4 +85,10 @@ void BlockCodes::decode_mean(std::span<const Bytes> in, View out) const {
   });
 }
 
+void BlockCodes::decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+  sweep_update(in, acc, out, [&](const Bytes& payload, size_t begin, View sums) {
+    kernels::dequantize_add(params_, payload.data() + bytes_before(begin), sums.numel, scale, sums);
+  });
+}
+
 }  // namespace tsq

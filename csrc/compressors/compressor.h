@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/bytes.h"
+#include "common/convert.h"
 #include "common/dtype.h"
 #include "common/philox.h"
 #include "wire/message.h"
@@ -151,6 +152,14 @@ class Compressor {
   /// out = (decode(in[0]) + decode(in[1]) + ...) / in.size(): added in this order in state_dtype(out.dtype), divided
   /// once, rounded once. out.dtype is the message's dtype.
   virtual void decode_mean(std::span<const Bytes> in, View out) const = 0;
+
+  /// acc = ((acc + scale * decode(in[0])) + scale * decode(in[1])) + ..., as decode_add does it one after the other;
+  /// then out = acc, rounded once. acc has state_dtype(out.dtype), out.dtype is the messages'. Codecs that can read a
+  /// payload in parts do all of it in one sweep over memory, this one in turns.
+  virtual void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+    for (const Bytes& payload : in) decode_add(payload, out.dtype, scale, acc);
+    assign(out, acc);
+  }
 };
 
 /// The compressor that reads sections of this format (the format fixes the decoder; how it was encoded does not

@@ -45,4 +45,10 @@ void Natural::decode_mean(std::span<const Bytes> in, View out) const {
   });
 }
 
+void Natural::decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+  sweep_update(in, acc, out, [&](const Bytes& payload, size_t begin, View sums) {
+    kernels::decode_natural_add(payload.data() + kernels::natural_bytes(begin), sums.numel, scale, sums);
+  });
+}
+
 }  // namespace tsq

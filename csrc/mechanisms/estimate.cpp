@@ -18,6 +18,7 @@ void EstimateReceiver::receive(std::span<const Arrived> from, std::span<const Vi
     marked += a.non_finite();
     for (const wire::Section& s : a.sections) whole = whole || s.whole;
   }
+  if (!whole && marked == 0 && update_at_once(from, g, out)) return;
   if (whole) scale(g, marked_keep_their_share() ? marked : 0.0);  // in units of sums: divided below
   for (const Arrived& a : from) {
     if (a.non_finite()) continue;
@@ -40,6 +41,25 @@ void EstimateReceiver::check_part(const char* where, const Mechanism& other) con
                other.spec()));
   if (init_ == Init::kZero && other.starts_dense())
     throw ArgumentError(concat(where, ": expected init='zero' as around it, got ", other.spec()));
+}
+
+bool EstimateReceiver::update_at_once(std::span<const Arrived> from, View g, View out) const {
+  std::vector<Bytes> payloads;
+  const wire::Section* usual = nullptr;
+  for (const Arrived& a : from) {
+    for (size_t part = 0; part < a.sections.size(); ++part) {
+      const wire::Section& section = a.sections[part];
+      if (section.format.codec == wire::Codec::kNothing) continue;
+      if (usual == nullptr) usual = &section;
+      if (section.format != usual->format) return false;
+      payloads.push_back(a.payloads[part]);
+    }
+  }
+  if (usual == nullptr)
+    assign(out, g);
+  else
+    reader_of(*usual, compressor_)->decode_update(payloads, 1.0 / static_cast<double>(from.size()), g, out);
+  return true;
 }
 
 bool EstimateReceiver::send_whole(ConstView x, const StepKey& key, Parts& out) const {

@@ -50,6 +50,10 @@ class EstimateReceiver : public Mechanism {
   virtual bool marked_keep_their_share() const { return false; }
 
  private:
+  /// g += the mean of increments that are all of one format, or nothing, and out = g, in one sweep. False if they are
+  /// not; then nothing is done.
+  bool update_at_once(std::span<const Arrived> from, View g, View out) const;
+
   CompressorPtr compressor_;
   Init init_;
 };
