@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import TINY, flat, loss_of, make_model, no_sync_unless, sgd, train
+from models import TINY, flat, local_grads, loss_of, make_model, no_sync_unless, sgd, train
 from ranks import run_ranks
 from torch.nn.parallel import DistributedDataParallel as DDP
 
@@ -87,7 +87,8 @@ def elsewhere(rank: int, world: int, folder: Path) -> tuple[Any, Any, torch.Tens
     return found, state["plan"], flat(ddp)
 
 
-@pytest.mark.parametrize(("exchange", "kind"), [("all_gather", "second_moment"), ("sharded", "second_moment"), ("all_gather", "secant")])
+@pytest.mark.parametrize(("exchange", "kind"), [("all_gather", "second_moment"), ("sharded", "second_moment"), ("all_gather", "secant"),
+                                                ("all_gather", "kronecker")])
 def test_resumed_is_straight_bit_for_bit(exchange, kind, tmp_path):
     expected = run_ranks(straight, 3, exchange, kind, tmp_path)
     found = run_ranks(resumed, 3, exchange, kind, tmp_path)
@@ -103,6 +104,40 @@ def test_mean_state_carries_the_plan_to_another_world_and_forgetting_it_is_notic
     assert outcomes[0][0] == outcomes[0][1] == outcomes[1][0]
     assert outcomes[0][0]["0.weight"][0] != 2.5
     assert torch.equal(outcomes[0][2], outcomes[1][2])
+
+
+def turned(rank: int, world: int, spec: str) -> tuple[torch.Tensor, dict[str, Any], float, bool]:
+    """In the eigenbasis: what was delivered and is still owed is what was given, through changes of basis and a NaN."""
+    ddp = DDP(make_model(), bucket_cap_mb=TINY)
+    hook = tsq.attach(ddp, spec, smoothness=tsq.Running("kronecker", **OFTEN))
+    name, given, delivered = "2.weight", torch.zeros(64, 64, dtype=torch.float64), torch.zeros(64, 64, dtype=torch.float64)
+    nan_everywhere = False
+    for step in range(10):
+        true = torch.stack([local_grads(ddp, r, step)[name] for r in range(world)]).double().mean(0)
+        ddp.zero_grad()
+        (loss_of(ddp, rank, step) * (float("nan") if (step, rank) == (6, 0) else 1.0)).backward()
+        found = ddp.module[2].weight.grad.double()
+        if step == 6:
+            nan_everywhere = bool(found.isnan().all())
+            continue
+        given, delivered = given + true, delivered + found
+    state = hook.state_dict("mean")
+    owed = state["parameters"][name]["worker.residual"]["values"].view(64, 64).double()
+    left = state["running"]["parameters"][name]  # sizes, average, basis of the rows, then of the columns
+    side = 64 * 64
+    u, v = left[2 + side : 2 + 2 * side].view(64, 64), left[4 + 3 * side :].view(64, 64)
+    assert torch.allclose(u.t() @ u, torch.eye(64, dtype=torch.float64), atol=1e-10)
+    error = (delivered + u @ owed @ v.t() - given).abs().max() / given.abs().max()
+    return found, state["running"]["parameters"], float(error), nan_everywhere
+
+
+@pytest.mark.parametrize("world", (2, 3))
+@pytest.mark.parametrize("spec", ("ErrorFeedback(UniformStep(bits=1.0))", "ErrorFeedback(Quantizer(bits=2))"))
+def test_in_the_eigenbasis_ranks_agree_and_nothing_owed_is_lost(spec, world):
+    outcomes = run_ranks(turned, world, spec)
+    for found, running, error, nan_everywhere in outcomes:
+        assert torch.equal(found, outcomes[0][0]) and all(torch.equal(v, outcomes[0][1][n]) for n, v in running.items())
+        assert set(running) == set(PLANNED) and error < 1e-4 and nan_everywhere
 
 
 def hardships(rank: int, world: int) -> tuple[list[Any], torch.Tensor, list[Any]]:
@@ -189,9 +224,12 @@ def test_what_the_user_tells_counts_and_must_be_the_same_everywhere():
 def refused(rank: int, world: int) -> list[str]:
     ddp = DDP(make_model())
     errors = []
-    for spec, smoothness in ((SPEC, [1.0]), ("ErrorFeedback(TopK(ratio=0.1))", tsq.Running()), (SPEC, tsq.Running(interval=5 + rank))):
+    for spec, smoothness in ((SPEC, [1.0]), ("ErrorFeedback(TopK(ratio=0.1))", tsq.Running()), (SPEC, tsq.Running(interval=5 + rank)), ("sharded", tsq.Running("kronecker"))):
         try:
-            tsq.attach(ddp, spec, smoothness=smoothness)
+            if spec == "sharded":
+                tsq.attach(ddp, SPEC, exchange=spec, smoothness=smoothness)
+            else:
+                tsq.attach(ddp, spec, smoothness=smoothness)
         except (TypeError, ValueError) as error:
             errors.append(str(error))
     tsq.attach(ddp, SPEC)  # nothing was changed
@@ -204,3 +242,4 @@ def test_what_cannot_be_is_refused_on_all_ranks():
         assert "Sender" in errors[0] and "Receiver" in errors[0] and "list" in errors[0]
         assert "Quantizer" in errors[1]
         assert "interval=5" in errors[2] or "interval=6" in errors[2]
+        assert "all_gather" in errors[3] and "'sharded'" in errors[3]
