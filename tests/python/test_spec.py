@@ -127,7 +127,7 @@ def test_errors_show_the_column(text, column, says):
 
 
 @pytest.mark.parametrize("arguments", [
-    {"bits": 0}, {"bits": 9}, {"bits": 4.0}, {"bits": True}, {"bits": "4"}, {"bits": None}, {"block": 31}, {"block": 48},
+    {"bits": 0}, {"bits": 9}, {"bits": 8.5}, {"bits": True}, {"bits": "4"}, {"bits": None}, {"block": 31}, {"block": 48},
     {"block": 8192}, {"block": -256}, {"levels": "Fit"}, {"levels": 1}, {"rounding": "down"}, {"rounding": False},
     {"levels": "fit", "rounding": "stochastic"},
 ], ids=repr)
