@@ -189,7 +189,8 @@ TEST(MechanismRegistry, ErrorsNameArgumentAndColumn) {
       {"ErrorFeedback(Direct(Identity()))", 15, "unknown compressor 'Direct'"},
       {"ErrorFeedback(Quantizer(bits=0))", 30, "from 1 to 8, got 0"},
       {"ErrorFeedback(Quantizer(4, 100))", 15, "a power of two"},
-      {"Direct(Identity(), Identity())", 20, "at most 1 arguments"},
+      {"ErrorFeedback(Identity(), Identity())", 27, "at most 1 arguments"},
+      {"Direct(Identity(), Identity())", 20, "smoothness: expected None or 'scalar'"},
       {"Direct(compresor=Identity())", 18, "no argument 'compresor'"},
   };
   for (const auto& c : cases) {
