@@ -56,6 +56,7 @@ from .mechanisms import (  # noqa: E402
     AdaCGD,
     Always,
     Bidirectional,
+    Condition,
     Direct,
     ErrorFeedback,
     Far,
@@ -68,8 +69,8 @@ from .spec import Compressor, Mechanism, Spec, SpecError  # noqa: E402
 
 __all__ = [
     "CLAG", "DIANA", "EF21", "LAG", "MARINA", "Accurate", "Ada3PC", "AdaCGD", "Always", "Bernoulli", "Bidirectional", "Cast", "Compressor",
-    "Direct", "Dithering", "ErrorFeedback", "Far", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering", "Near", "PermK",
-    "Quantizer", "RandK", "Receiver", "Sender", "Settled", "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary",
-    "ThreePC", "TopK", "UniformStep", "WireError", "attach", "comm_hook", "decode", "encode", "num_threads", "parse", "prepare",
+    "Condition", "Direct", "Dithering", "ErrorFeedback", "Far", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering", "Near",
+    "PermK", "Quantizer", "RandK", "Receiver", "Sender", "Settled", "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier",
+    "Ternary", "ThreePC", "TopK", "UniformStep", "WireError", "attach", "comm_hook", "decode", "encode", "num_threads", "parse", "prepare",
     "set_num_threads", "trim",
 ]
