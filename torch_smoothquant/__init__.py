@@ -59,6 +59,7 @@ from .mechanisms import (  # noqa: E402
     AdaCGD,
     Always,
     Bidirectional,
+    Condition,
     Direct,
     ErrorFeedback,
     Far,
@@ -73,9 +74,9 @@ from .spec import Compressor, Mechanism, Spec, SpecError  # noqa: E402
 
 __all__ = [
     "CLAG", "DIANA", "EF21", "LAG", "MARINA", "Accurate", "Ada3PC", "AdaCGD", "Always", "Bernoulli", "Bidirectional", "BlockDiagonal",
-    "BlockDithering", "Cast", "Compressor", "Diagonal", "Direct", "Dithering", "ErrorFeedback", "Far", "Hook", "Identity", "Matrix",
-    "Mechanism", "Natural", "NaturalDithering", "Near", "PermK", "Quantizer", "RandK", "Receiver", "Running", "Scalar", "Sender",
-    "Settled", "Sign", "SmoothBernoulli", "Smoothness", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC",
-    "TopK", "UniformStep", "VaryingDithering", "WireError", "attach", "comm_hook", "decode", "encode", "from_least_squares",
+    "BlockDithering", "Cast", "Compressor", "Condition", "Diagonal", "Direct", "Dithering", "ErrorFeedback", "Far", "Hook", "Identity",
+    "Matrix", "Mechanism", "Natural", "NaturalDithering", "Near", "PermK", "Quantizer", "RandK", "Receiver", "Running", "Scalar",
+    "Sender", "Settled", "Sign", "SmoothBernoulli", "Smoothness", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary",
+    "ThreePC", "TopK", "UniformStep", "VaryingDithering", "WireError", "attach", "comm_hook", "decode", "encode", "from_least_squares",
     "from_logistic", "num_threads", "parse", "prepare", "set_num_threads", "trim",
 ]
