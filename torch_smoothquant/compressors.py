@@ -107,7 +107,9 @@ class Quantizer(Compressor):
     """Fixed-width codes with one scale per block; ``bits + 32 / block`` bits per element.
 
     Args:
-        bits: 1 to 8.
+        bits: an integer from 1 to 8: the width of every code. A float in the same range: the average of widths from 1 to 8, one for
+            each run of 1024 elements (a block's, if that is longer), chosen in every message where they remove most of the error; the
+            message's length does not depend on the data.
         block: elements that share a scale, a power of two from 32 to 4096.
         levels: ``"unbiased"``: symmetric grid up to the block's maximum, stochastic rounding. ``"fit"``: nearest on the better of two
             grids per block, with the least-squares scale; contractive for every input. None: chosen by the mechanism, ``"unbiased"``
@@ -116,7 +118,7 @@ class Quantizer(Compressor):
         scale_dtype: None: fp32 scales. ``"bf16"``: scales of 2 bytes, ``bits + 16 / block`` bits per element, for small blocks.
     """
 
-    bits: int = always(4)
+    bits: int | float = always(4)
     block: int = 256
     levels: str | None = None
     rounding: str | None = None

@@ -106,23 +106,23 @@ class Sender:
 
     def state_dict(self) -> dict:
         """Everything that a new Sender of the same arguments needs to go on bit for bit."""
-        return {"spec": repr(self.spec), "step": self.step, "rate": self._sender.rate, "state": self.state}
+        return {"spec": repr(self.spec), "step": self.step, "rates": self._sender.rates, "state": self.state}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Raises ValueError, with nothing changed, if the state is of another spec, length or dtype."""
-        _check_state(state_dict, {"spec", "step", "rate", "state"}, self.spec)
+        _check_state(state_dict, {"spec", "step", "rates", "state"}, self.spec)
         self._sender.load_state(state_dict["state"], state_dict["step"])
-        self._sender.rate = state_dict["rate"]
+        self._sender.rates = state_dict["rates"]
 
     @property
-    def rate(self) -> float:
-        """Factor on the target rate of a compressor that has one (``UniformStep(bits=)``): moved after every message so that what is sent
-        comes to the target. May be set."""
-        return self._sender.rate
+    def rates(self) -> list[float]:
+        """By part of the message, the factor on the target rate of a compressor that has one (``UniformStep(bits=)``): moved after every
+        message so that what is sent comes to the target. May be set."""
+        return self._sender.rates
 
-    @rate.setter
-    def rate(self, value: float) -> None:
-        self._sender.rate = value
+    @rates.setter
+    def rates(self, value: Sequence[float]) -> None:
+        self._sender.rates = list(value)
 
     @property
     def level(self) -> int | None:

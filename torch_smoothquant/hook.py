@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from . import _C, checkpoint, watch
 from .mechanisms import Bidirectional
 from .parser import parse, to_text
+from .running import Running, check_running
 from .spec import Spec
 
 DEFAULT = "ErrorFeedback(Quantizer(bits=4))"
@@ -113,6 +114,20 @@ class Hook:
         self._core.set_specs([(up_text, down_text) if own is None else own for own in self._own_specs])
         self._config.update(spec=up_text, down=down_text)
 
+    def update_smoothness(self, diagonals: Mapping[str, torch.Tensor | float]) -> None:
+        """Tells ``Running("hutchinson")`` of curvature: the next term of its average. Collective, between steps: every rank must give the
+        same numbers, and is refused with all others if it does not.
+
+        Args:
+            diagonals: by parameter name, an estimate of the Hessian's diagonal (the parameter's number of elements, e.g. z * Hz averaged
+                over ranks) or one number for all of it. Signs do not count. Names that are not planned are ignored.
+        """
+        known = set(self._core.parameter_names())
+        if unknown := sorted(set(diagonals) - known):
+            raise ValueError(f"diagonals: expected names of parameters, got {unknown[:5]}")
+        self._core.update_smoothness({name: torch.as_tensor(value, dtype=torch.float64).detach().flatten().contiguous()
+                                      for name, value in diagonals.items()})
+
     def stats_by_parameter(self) -> dict[str, dict[str, Any]]:
         """What can be watched of each parameter: see :func:`torch_smoothquant.watch.by_parameter`."""
         return watch.by_parameter(self._core)
@@ -135,7 +150,8 @@ class Hook:
             _destroy_group(group)
 
     def _identity(self) -> dict[str, Any]:
-        return {"rank": self._core.rank, **{k: self._config[k] for k in ("world_size", "spec", "down", "exchange", "seed")}}
+        planned = ("smoothness",) if self._config["smoothness"] != "None" else ()
+        return {"rank": self._core.rank, **{k: self._config[k] for k in ("world_size", "spec", "down", "exchange", "seed", *planned)}}
 
     def __repr__(self) -> str:
         return f"Hook({self._config['spec']}, exchange={self._config['exchange']!r}, rank {self._core.rank} of {self._core.world_size})"
@@ -148,6 +164,7 @@ def attach(
     *,
     exchange: str = "auto",
     policy: None = None,
+    smoothness: Running | None = None,
     overrides: Mapping[str, Spec | str] | None = None,
     exempt: Exempt = "default",
     seed: int = 0,
@@ -163,6 +180,8 @@ def attach(
             again and sends it to all), ``"dense"`` (plain all-reduce). ``"auto"``: sharded for more than 4 ranks or if ``down`` is given;
             all_gather otherwise. Specs that compress nothing (``Identity``) always travel dense.
         policy: reserved; must be None.
+        smoothness: a :class:`Running` estimate: the widths of the spec's ``Quantizer`` are then averages, planned anew every so many steps for
+            each parameter under the same budget of bytes. None: every parameter has the average.
         overrides: spec by glob pattern of the parameter's name, first match counts, before ``exempt``: ``{"*.embed.*": "Identity()"}``.
         exempt: parameters that travel uncompressed inside the same message. ``"default"``: ndim <= 1 or fewer than 2048 elements.
             None: no parameter. A callable ``(name, parameter) -> bool`` in place of the rule. A sequence of glob patterns: these too.
@@ -177,7 +196,7 @@ def attach(
         RuntimeError: a module whose hook would never be called or that already has one; says what to do instead. Nothing is changed.
     """
     check_attachable(ddp)
-    hook = prepare(ddp, up, down, exchange=exchange, policy=policy, overrides=overrides, exempt=exempt, seed=seed,
+    hook = prepare(ddp, up, down, exchange=exchange, policy=policy, smoothness=smoothness, overrides=overrides, exempt=exempt, seed=seed,
                    timeout=timeout)
     try:
         hook._core.register(ddp.reducer)
@@ -196,6 +215,7 @@ def prepare(
     *,
     exchange: str = "auto",
     policy: None = None,
+    smoothness: Running | None = None,
     overrides: Mapping[str, Spec | str] | None = None,
     exempt: Exempt = "default",
     seed: int = 0,
@@ -207,6 +227,7 @@ def prepare(
         raise TypeError(f"ddp: expected a DistributedDataParallel, got {type(ddp).__name__}")
     if policy is not None:
         raise ValueError(f"policy: expected None (there are no policies yet), got {policy!r}")
+    running = check_running(smoothness)
     if exchange not in _EXCHANGES:
         raise ValueError(f"exchange: expected one of {', '.join(map(repr, _EXCHANGES))}, got {exchange!r}")
     up_text, down_text, own_down = resolve_specs(DEFAULT if up is None else up, down)
@@ -221,13 +242,14 @@ def prepare(
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected 0 to 2**64 - 1, got {seed}")
     parameters, own_specs, exempted = _assign(ddp, up_text, down_text, {} if overrides is None else overrides, exempt)
-    config = {"spec": up_text, "down": down_text, "exchange": exchange, "seed": seed, "world_size": world,
+    config = {"spec": up_text, "down": down_text, "smoothness": repr(running), "exchange": exchange, "seed": seed, "world_size": world,
               "parameters": len(parameters), "exempt_parameters": exempted}
     group = _new_group(ddp.process_group, seconds)
     hold_unused = bool(ddp.find_unused_parameters or getattr(ddp, "static_graph", False))
     try:
         core = _C.Hook(parameters, group.group_name, exchange, seed, hold_unused, seconds,
-                       fingerprint=f"spec {up_text} down {down_text}")
+                       fingerprint=f"spec {up_text} down {down_text} smoothness {running!r}",
+                       smoothness=running and running.numbers())
     except BaseException:
         _destroy_group(group)
         raise

@@ -119,6 +119,65 @@ class AdaCGD(Mechanism):
 
 
 @dataclass(frozen=True, repr=False)
+class Ada3PC(Mechanism):
+    """In every step the first of several three point compressors whose condition holds, or else the last (generic Ada3PC).
+
+    ``AdaCGD([c1, c2], zeta=z)`` is ``Ada3PC([LAG(z), EF21(c1), EF21(c2)], [Near(z), Accurate(z)])``.
+
+    Args:
+        mechanisms: any of EF21 (no momentum), LAG, CLAG, AdaCGD, ThreePC (variant 2 to 5), Ada3PC.
+        conditions: one for each but the last: Always, Near, Far, Settled, Accurate.
+        init: as for :class:`EF21`; ``"zero"`` needs it in all of ``mechanisms``.
+    """
+
+    mechanisms: Sequence[Mechanism]
+    conditions: Sequence[Condition]
+    init: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mechanisms", tuple(self.mechanisms))
+        object.__setattr__(self, "conditions", tuple(self.conditions))
+        super().__post_init__()
+
+
+class Condition(Spec):
+    """When a level of :class:`Ada3PC` is taken. x is the gradient, y the previous one, h the estimate before, X = |x - y|^2."""
+
+
+@dataclass(frozen=True, repr=False)
+class Always(Condition):
+    """True."""
+
+
+@dataclass(frozen=True, repr=False)
+class Near(Condition):
+    """|x - h|^2 <= zeta X: the receiver knows enough. :class:`LAG` under it sends nothing."""
+
+    zeta: float
+
+
+@dataclass(frozen=True, repr=False)
+class Far(Condition):
+    """|x - h|^2 > zeta X."""
+
+    zeta: float
+
+
+@dataclass(frozen=True, repr=False)
+class Settled(Condition):
+    """X <= zeta |x|^2: the gradient has hardly moved."""
+
+    zeta: float
+
+
+@dataclass(frozen=True, repr=False)
+class Accurate(Condition):
+    """|x - C(x)|^2 <= zeta X, where C(x) is what the level would make the estimate: it is tried, and taken back if not."""
+
+    zeta: float
+
+
+@dataclass(frozen=True, repr=False)
 class ThreePC(Mechanism):
     """The three point compressors v1 to v5; x is the gradient, y the previous one, h the estimate before.
 
@@ -126,7 +185,7 @@ class ThreePC(Mechanism):
         compressor: C, contractive.
         variant: 1: y + C(x - y), y travels too (idealised). 2: b = h + Q(x - y), then b + C(x - b). 3: b from another mechanism,
             then b + C(x - b). 4: b = h + C2(x - h), then b + C(x - b). 5: x with probability p (a coin shared by all), else h + C(x - y).
-        second: variant 2: Q, unbiased; variant 4: C2; variant 3: EF21, LAG, CLAG or ThreePC.
+        second: variant 2: Q, unbiased; variant 4: C2; variant 3: EF21, LAG, CLAG, AdaCGD, ThreePC or Ada3PC.
         p: variant 5, in (0, 1].
         init: as for :class:`EF21`.
     """

@@ -31,10 +31,16 @@ from .mechanisms import (
     EF21,
     LAG,
     MARINA,
+    Accurate,
+    Ada3PC,
     AdaCGD,
+    Always,
     Bidirectional,
     Direct,
     ErrorFeedback,
+    Far,
+    Near,
+    Settled,
     ThreePC,
 )
 from .spec import Spec
@@ -43,7 +49,7 @@ _CLASSES: dict[str, type[Spec]] = {
     c.__name__: c for c in (
         Bernoulli, BlockDithering, Cast, Dithering, Identity, Natural, NaturalDithering, PermK, Quantizer, RandK, Sign, SmoothBernoulli,
         SparseSign, StochasticSparsifier, Ternary, TopK, UniformStep, VaryingDithering,
-        AdaCGD, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, LAG, MARINA, ThreePC)
+        Accurate, Ada3PC, AdaCGD, Always, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, Far, LAG, MARINA, Near, Settled, ThreePC)
 }
 
 

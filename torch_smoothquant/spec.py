@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+import torch
+
 from . import _C
 from .smoothness import Smoothness, handles_of
 
@@ -46,6 +48,14 @@ class Compressor(Spec):
     def alpha(self, numel: int, world_size: int = 1) -> float | None:
         """Contraction constant, E|C(x)-x|^2 <= (1-alpha) |x|^2, of the map as error feedback uses it; None if there is none."""
         return _C.class_of(f"ErrorFeedback({self!r})", numel, world_size)[1]
+
+    def expected_bits(self, numel: int, dtype: torch.dtype = torch.float32) -> float:
+        """Expected bits of the payload of ``numel`` elements of ``dtype``, scales and indices included, headers not."""
+        return _C.expected_bits(repr(self), numel, dtype)
+
+    def max_bytes(self, numel: int, dtype: torch.dtype = torch.float32) -> int:
+        """Bytes that the payload of ``numel`` elements of ``dtype`` never exceeds."""
+        return _C.max_bytes(repr(self), numel, dtype)
 
 
     def script_L(self, smoothness: Smoothness, numel: int | None = None, world_size: int = 1) -> float | None:
@@ -95,9 +105,9 @@ class Mechanism(Spec):
         """State vectors per element: of each sender, of each receiver."""
         return _C.state_counts(repr(self))
 
-    def expected_bits(self, numel: int) -> float:
-        """Expected bits of one float32 message of ``numel`` elements, without header, where every message is sent."""
-        return _C.expected_bits(repr(self), numel)
+    def expected_bits(self, numel: int, dtype: torch.dtype = torch.float32) -> float:
+        """Expected bits of one message of ``numel`` elements of ``dtype``, without header, where every message is sent."""
+        return _C.expected_bits(repr(self), numel, dtype)
 
 
 def _given(smoothness: Smoothness | Sequence[Smoothness], numel: int | None, world_size: int | None) -> tuple[list, int, int]:

@@ -19,16 +19,15 @@ EndpointConfig make_config(const std::string& spec, int64_t numel, int64_t world
   if (numel < 0) throw ArgumentError(concat("numel: expected 0 or more, got ", numel));
   if (world_size < 1 || world_size > UINT32_MAX)
     throw ArgumentError(concat("world_size: expected 1 or more, got ", world_size));
-  const auto dtype = to_dtype(type);
-  if (!dtype) throw ArgumentError(concat("dtype: expected float32, float64, float16 or bfloat16, got ", type));
+  const DType dtype = dtype_of(type);
   MechanismPtr mechanism = parse_mechanism(spec);
   if (!smoothness.empty()) {
-    if (state_dtype(*dtype) != *dtype)
+    if (state_dtype(dtype) != dtype)
       throw ArgumentError(concat("dtype: expected float32 or float64 with a smoothness, got ", type));
     mechanism = mechanism->with_smoothness(
         {{smoothness.begin(), smoothness.end()}, static_cast<size_t>(numel), static_cast<uint32_t>(world_size)});
   }
-  return {std::move(mechanism), static_cast<size_t>(numel), static_cast<uint32_t>(world_size), *dtype, seed};
+  return {std::move(mechanism), static_cast<size_t>(numel), static_cast<uint32_t>(world_size), dtype, seed};
 }
 
 Sender make_sender(const std::string& spec, int64_t numel, int64_t rank, int64_t world_size, at::ScalarType type,
@@ -135,7 +134,7 @@ void bind_endpoints(py::module_& m) {
       .def("send", &send)
       .def("state", &state_of<Sender>)
       .def("load_state", &load_state<Sender>)
-      .def_property("rate", &Sender::rate, &Sender::set_rate)
+      .def_property("rates", &Sender::rates, &Sender::set_rates)
       .def_property_readonly("level", &Sender::level)
       .def_property_readonly("step", &Sender::step);
   py::class_<Receiver>(m, "Receiver")

@@ -69,7 +69,7 @@ void BlockCodes::validate(Bytes in, uint64_t n, DType dtype) const {
   });
   if (!valid)
     throw WireError(
-        concat("bad message: payload of ", spec(), ": expected finite scales and legal codes, found others"));
+        concat(kBadMessage, ": payload of ", spec(), ": expected finite scales and legal codes, found others"));
 }
 
 void BlockCodes::decode_add(Bytes in, DType, double scale, View acc) const {
@@ -82,6 +82,12 @@ void BlockCodes::decode_mean(std::span<const Bytes> in, View out) const {
   sweep(out.numel, [&](size_t begin, size_t count) {
     const Pointers pointers(in, bytes_before(begin));
     kernels::dequantize_mean(params_, pointers.data(), in.size(), out.slice(begin, count));
+  });
+}
+
+void BlockCodes::decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+  sweep_update(in, acc, out, [&](const Bytes& payload, size_t begin, View sums) {
+    kernels::dequantize_add(params_, payload.data() + bytes_before(begin), sums.numel, scale, sums);
   });
 }
 

@@ -29,6 +29,7 @@ class BlockCodes : public FusedCompressor {
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
   void decode_mean(std::span<const Bytes> in, View out) const override;
+  void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const override;
 
  protected:
   /// `params` must be legal; check_block() helps.

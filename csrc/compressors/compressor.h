@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common/bytes.h"
+#include "common/convert.h"
 #include "common/dtype.h"
 #include "common/philox.h"
 #include "wire/message.h"
@@ -24,6 +25,8 @@ struct EncodeKey {
   uint32_t rank = 0;
   uint32_t world_size = 1;
   double rate = 1.0;  ///< factor on a target rate (Compressor::target_bits), set by the sender's controller
+  /// What an error costs, by run of MixedQuantizer from the slice's first element on; empty: everywhere the same.
+  std::span<const double> weights{};
 };
 
 /// The key of stream `id` (with id.shared false) in a world of `world_size` ranks; an average (id.averaged) is encoded
@@ -110,7 +113,7 @@ class Compressor {
   /// At least max_bytes(n, dtype) for every n, where max_bytes is monotone and never more than the sum of those of two
   /// parts: n elements are at most n / 2^14 + 1 stretches of 2^14, or of granules where those have a length of their
   /// own.
-  Capacity capacity(DType dtype) const {
+  virtual Capacity capacity(DType dtype) const {
     const bool granular = has_fixed_size() && format().codec != wire::Codec::kSubset;
     return {.slope = static_cast<int64_t>(max_bytes(Capacity::kUnit, dtype)),
             .constant = static_cast<int64_t>(max_bytes(granular ? granularity() : Capacity::kUnit, dtype))};
@@ -149,6 +152,14 @@ class Compressor {
   /// out = (decode(in[0]) + decode(in[1]) + ...) / in.size(): added in this order in state_dtype(out.dtype), divided
   /// once, rounded once. out.dtype is the message's dtype.
   virtual void decode_mean(std::span<const Bytes> in, View out) const = 0;
+
+  /// acc = ((acc + scale * decode(in[0])) + scale * decode(in[1])) + ..., as decode_add does it one after the other;
+  /// then out = acc, rounded once. acc has state_dtype(out.dtype), out.dtype is the messages'. Codecs that can read a
+  /// payload in parts do all of it in one sweep over memory, this one in turns.
+  virtual void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+    for (const Bytes& payload : in) decode_add(payload, out.dtype, scale, acc);
+    assign(out, acc);
+  }
 };
 
 /// The compressor that reads sections of this format (the format fixes the decoder; how it was encoded does not

@@ -44,6 +44,7 @@ class DitheredLevels : public FusedCompressor {
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
   void decode_mean(std::span<const Bytes> in, View out) const override;
+  void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const override;
 
  protected:
   /// Throws ArgumentError, which begins with `name`, unless levels are 1 to `max_levels` and the block is legal.
@@ -63,6 +64,7 @@ class DitheredLevels : public FusedCompressor {
   void units(const uint8_t* scales, size_t n, size_t begin, float* rows) const;
   /// The values of the segment that begins at element `begin` of n.
   void segment_values(Bytes in, size_t n, size_t begin, const int16_t* levels, float* values) const;
+  auto visit(std::span<const Bytes> in, size_t n, double scale) const;
 
   const char* name_;
   kernels::Grid grid_;

@@ -10,6 +10,7 @@
 #include "compressors/cast.h"
 #include "compressors/dithering.h"
 #include "compressors/identity.h"
+#include "compressors/mixed_quantizer.h"
 #include "compressors/natural.h"
 #include "compressors/nothing.h"
 #include "compressors/quantizer.h"
@@ -43,7 +44,7 @@ CompressorPtr build(std::string_view text, const Value& call, const Config& conf
 CompressorPtr make_quantizer(std::string_view text, const Value& call) {
   Arguments arguments(text, call, {"bits", "block", "levels", "rounding", "scale_dtype"});
   Quantizer::Config config;
-  config.bits = static_cast<int>(arguments.integer("bits", 4, 1, 8));
+  const auto average = arguments.float_or_integer("bits", 4, 1, 8, &config.bits);
   config.block = static_cast<uint32_t>(arguments.integer("block", 256, 32, 4096));
   if (const auto levels = arguments.choice("levels", {"unbiased", "fit"}))
     config.levels = *levels == "fit" ? QuantizerLevels::kFit : QuantizerLevels::kUnbiased;
@@ -51,7 +52,12 @@ CompressorPtr make_quantizer(std::string_view text, const Value& call) {
     config.stochastic = *rounding == "stochastic";
   config.bf16_scales = arguments.choice("scale_dtype", {"bf16"}).has_value();
   arguments.finish();
-  return build<Quantizer>(text, call, config);
+  if (!average) return build<Quantizer>(text, call, config);
+  try {
+    return std::make_shared<MixedQuantizer>(*average, config);
+  } catch (const ArgumentError& e) {
+    throw_spec(text, call.column, e.what());
+  }
 }
 
 template <class Codec>
@@ -192,6 +198,7 @@ CompressorPtr decoder_for(const wire::Format& format) {
     case wire::Codec::kRaw:
       return std::make_shared<Identity>();
     case wire::Codec::kQuantizer:
+      if (format.bits == 0) return MixedQuantizer::reader_of(format);
       return Quantizer::reader_of(format);
     case wire::Codec::kSign:
       return std::make_shared<Sign>(format.block, (format.variant & wire::kBFloat16Scales) != 0);

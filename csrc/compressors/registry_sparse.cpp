@@ -38,8 +38,11 @@ Values take_values(std::string_view text, Arguments& arguments) {
   constexpr const char* kName = "value_dtype";
   const Value* const given = arguments.any(kName);
   if (!given) return Values();
-  if (given->kind == Value::Kind::kCall && given->text == "Quantizer")
-    return Values(std::dynamic_pointer_cast<const Quantizer>(make_compressor(text, *given)));
+  if (given->kind == Value::Kind::kCall && given->text == "Quantizer") {
+    if (const auto quantizer = std::dynamic_pointer_cast<const Quantizer>(make_compressor(text, *given)))
+      return Values(quantizer);
+    throw_spec(text, given->column, concat("value_dtype: expected a Quantizer of whole bits, got ", to_string(*given)));
+  }
   if (given->kind == Value::Kind::kString && given->text == "fp32") return Values(DType::kFloat32);
   if (given->kind == Value::Kind::kString && given->text == "fp16") return Values(DType::kFloat16);
   if (given->kind == Value::Kind::kString && given->text == "bf16") return Values(DType::kBFloat16);

@@ -18,6 +18,7 @@ class Diana final : public EstimateReceiver {
   std::string spec() const override;
   MechanismPtr with_smoothness(const SmoothnessSet& given) const override;
   const char* lacks_smoothness() const override { return kind_.empty() ? nullptr : kind_.c_str(); }
+  bool moves_shift() const override { return false; }  // by alpha of it
   bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const override;
   void receive(std::span<const Arrived> from, std::span<const View> state, const StepKey& key, View out) const override;
 

@@ -18,8 +18,8 @@ class Direct final : public StatelessReceiver {
   const char* lacks_smoothness() const override { return kind_.empty() ? nullptr : kind_.c_str(); }
 
   bool send(ConstView x, std::span<const View>, const StepKey& key, Parts& out) const override {
-    const Compressor::Encoded sent = compressor().encode(x, key.encode, out.room());
-    if (sent.finite) out.add(compressor().format(), sent.bytes);
+    const Compressor::Encoded sent = compressor().encode(x, out.keyed(key.encode), out.room());
+    if (sent.finite) out.add(compressor(), sent.bytes);
     return sent.finite;
   }
   bool retract(const Arrived&, ConstView, std::span<const View>) const override { return true; }

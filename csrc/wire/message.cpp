@@ -56,7 +56,7 @@ constexpr Fields kSteps{0, 0, kBFloat16Steps, true, false, 65536, false, true};
 
 constexpr Fields kFields[] = {
     {0, 0, 0, false},                                   // Codec::kRaw
-    {1, 8, kFit | kBFloat16Scales, true},               // Codec::kQuantizer
+    {0, 8, kFit | kBFloat16Scales, true},               // Codec::kQuantizer
     {1, 1, kBFloat16Scales, true},                      // Codec::kSign
     {2, 2, kBFloat16Scales, true},                      // Codec::kTernary
     {0, 0, 0, false},                                   // Codec::kNatural

@@ -31,6 +31,8 @@ enum class Codec : uint8_t {
   kNothing = 12,        ///< no payload: zeros, where a mechanism skips
   kSteppedLevels = 13,  ///< levels of one step per block
 };
+/// Format::bits of codec 1 where every run of blocks has its own.
+constexpr uint8_t kMixedWidths = 0;
 /// Format::variant of codec 1, bit 0.
 enum Levels : uint8_t { kUnbiased = 0, kFit = 1 };
 /// Format::variant of codecs 1 to 3, bit 1: scales of 2 bytes.

@@ -34,7 +34,7 @@ class Codec(NamedTuple):
 BLOCKS, DITHERING_BLOCKS = range(5, 13), range(5, 17)
 CODECS = {
     0: Codec(raw),
-    1: Codec(quantizer, range(1, 9), range(4), BLOCKS, zero_block=False),
+    1: Codec(quantizer, range(9), range(4), BLOCKS, zero_block=False),
     2: Codec(quantizer, range(1, 2), (0, 2), BLOCKS, zero_block=False),
     3: Codec(quantizer, range(2, 3), (0, 2), BLOCKS, zero_block=False),
     4: Codec(natural),

@@ -69,7 +69,23 @@ def quantizer_values(payload: bytes, n: int, bits: int, block: int, variant: int
     return np.array(values, np.float32)
 
 
+def mixed_values(payload: bytes, n: int, block: int, variant: int) -> np.ndarray:
+    """float32 values where every run has a width of its own."""
+    reader, run, values = Reader(payload), max(block, 1024), [np.zeros(0, np.float32)]
+    table = reader.take(ceil(ceil(n, run), 2))
+    codes = [half for byte in table for half in (byte % 16, byte // 16)]
+    require(all(code < 8 for code in codes), "a width above 8")
+    require(not any(codes[ceil(n, run):]), "a width of no run")
+    for begin, code in zip(range(0, n, run), codes, strict=False):
+        m = min(run, n - begin)
+        values.append(quantizer_values(reader.take(quantizer_bytes(m, code + 1, block, variant)), m, code + 1, block, variant))
+    require(not any(reader.take(len(payload) - reader.at)), "bytes behind the last run")
+    return np.concatenate(values)
+
+
 def quantizer(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
+    if section.bits == 0:
+        return round_to(mixed_values(payload, section.numel, section.block, section.variant), dtype)
     return round_to(quantizer_values(payload, section.numel, section.bits, section.block, section.variant), dtype)
 
 
