@@ -45,6 +45,7 @@ class Smoothness:
         return self._handle.diagonal(self._length(numel))
 
     def trace(self, numel: int | None = None) -> float:
+        """The sum of the diagonal."""
         return float(self.diagonal(numel).sum())
 
     def dense(self, numel: int | None = None) -> torch.Tensor:

@@ -62,8 +62,10 @@ std::string Budget::text() const {
 }
 
 void Budget::check(const char* name) const {
-  if (entries.has_value() + ratio.has_value() + bits.has_value() != 1)
-    throw ArgumentError(concat(name, ": expected exactly one of budget, ratio and bits"));
+  const int given = entries.has_value() + ratio.has_value() + bits.has_value();
+  if (given != 1)
+    throw ArgumentError(
+        concat(name, ": expected exactly one of budget, ratio and bits, got ", given ? std::to_string(given) : "none"));
   if (entries && !(*entries > 0 && std::isfinite(*entries)))
     throw ArgumentError(concat(name, ": budget: expected a positive number of non-zeros, got ", *entries));
   if (ratio && !(*ratio > 0 && *ratio <= 1))

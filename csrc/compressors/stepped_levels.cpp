@@ -42,7 +42,7 @@ double lanes_sum(double* lanes) {
 /// Reused: as large as the largest section needs.
 struct Scratch {
   std::vector<double> steps;
-  std::vector<float> inverses, largest, values;
+  std::vector<float> inverses, values;
   std::vector<int16_t> levels = std::vector<int16_t>(wire::kLevelSegment);
 };
 Scratch& scratch() {
@@ -122,59 +122,61 @@ float SteppedLevels::scale_at(const uint8_t* in, size_t block) const {
   return std::bit_cast<float>(uint32_t{load<uint16_t>(in + 2 * block)} << 16);
 }
 
+std::optional<int> SteppedLevels::choose_scales(const Scaled& z, std::span<const size_t> bounds,
+                                                std::vector<float>& inverses, uint8_t* out) const {
+  const size_t count = bounds.size() - 1;
+  std::vector<double>& steps = scratch().steps;
+  steps.assign(count, 0);
+  inverses.assign(count, 0);
+  find_steps(z, bounds, steps);
+  int top = 0;
+  for (size_t l = 0; l < count; ++l) {
+    const Scaled::Sums sums = z.sums(bounds[l], bounds[l + 1]);
+    if (!std::isfinite(sums.squares) || !std::isfinite(steps[l])) return std::nullopt;
+    const double step = std::max(steps[l], static_cast<double>(sums.largest) / kTopLevel);
+    if (step < kFaint) continue;
+    float scale = static_cast<float>(std::min(step, 0x1p127));
+    if (config_.bf16_scales) scale = bf16_above(scale);
+    steps[l] = scale;
+    inverses[l] = 1.0f / scale;
+    const float most = std::ceil(sums.largest * inverses[l]);
+    top = std::max(top, static_cast<int>(std::min(most, static_cast<float>(kTopLevel))));
+  }
+  const int width = top ? wire::level_width(static_cast<uint32_t>(top)) : 0;
+  const Class c = class_of(bounds.back());
+  const float shrink = c.omega ? 1.0f : static_cast<float>(*c.alpha);
+  for (size_t l = 0; l < count; ++l) {
+    float scale = 0;
+    if (width != 0 && inverses[l] > 0) {
+      const float cap = config_.bf16_scales ? bf16_below(scale_cap(width)) : scale_cap(width);
+      scale = std::min(static_cast<float>(steps[l]), cap);
+      inverses[l] = 1.0f / scale;
+      scale *= shrink;
+      if (config_.bf16_scales && shrink != 1.0f) scale = std::min(bf16_above(scale), cap);
+    }
+    if (config_.bf16_scales)
+      store<uint16_t>(out + 2 * l, static_cast<uint16_t>(std::bit_cast<uint32_t>(scale) >> 16));
+    else
+      store<float>(out + 4 * l, scale);
+  }
+  return width;
+}
+
 Compressor::Encoded SteppedLevels::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
                                        MutableBytes out) const {
-  const size_t n = x.numel, count = norms(n), scales = scale_bytes(n);
+  const size_t n = x.numel, scales = scale_bytes(n);
   if (n == 0) return {0, true};
   check_numel(n);
   const Quantity quantity(form, x, state);
   const Scaled z(quantity, factors_);
   Scratch& mine = scratch();
-  const std::vector<size_t> bounds = block_bounds(n, count);
-  mine.steps.assign(count, 0);
-  mine.inverses.assign(count, 0);
-  mine.largest.assign(count, 0);
-  find_steps(z, bounds, mine.steps);
-  int top = 0;
-  for (size_t l = 0; l < count; ++l) {
-    const Scaled::Sums sums = z.sums(bounds[l], bounds[l + 1]);
-    if (!std::isfinite(sums.squares) || !std::isfinite(mine.steps[l])) {
-      std::fill_n(out.begin(), zero_bytes(n, x.dtype), uint8_t{0});
-      return {zero_bytes(n, x.dtype), false};
-    }
-    mine.largest[l] = sums.largest;
-    const double step = std::max(mine.steps[l], static_cast<double>(sums.largest) / kTopLevel);
-    if (step < kFaint) continue;
-    float scale = static_cast<float>(std::min(step, 0x1p127));
-    if (config_.bf16_scales) scale = bf16_above(scale);
-    mine.steps[l] = scale;
-    mine.inverses[l] = 1.0f / scale;
-    const float most = std::ceil(sums.largest * mine.inverses[l]);
-    top = std::max(top, static_cast<int>(std::min(most, static_cast<float>(kTopLevel))));
+  const std::vector<size_t> bounds = block_bounds(n, norms(n));
+  const std::optional<int> width = choose_scales(z, bounds, mine.inverses, out.data());
+  if (width.value_or(0) == 0) {  // the payload of zeros
+    std::fill_n(out.begin(), zero_bytes(n, x.dtype), uint8_t{0});
+    return {zero_bytes(n, x.dtype), width.has_value()};
   }
-  const int width = top ? wire::level_width(static_cast<uint32_t>(top)) : 0;
-  const Class c = class_of(n);
-  const float shrink = c.omega ? 1.0f : static_cast<float>(*c.alpha);
-  for (size_t l = 0; l < count; ++l) {
-    float scale = 0;
-    if (width != 0 && mine.inverses[l] > 0) {
-      const float cap = config_.bf16_scales ? bf16_below(scale_cap(width)) : scale_cap(width);
-      scale = std::min(static_cast<float>(mine.steps[l]), cap);
-      mine.inverses[l] = 1.0f / scale;
-      scale *= shrink;
-      if (config_.bf16_scales && shrink != 1.0f) scale = std::min(bf16_above(scale), cap);
-    }
-    if (config_.bf16_scales)
-      store<uint16_t>(out.data() + 2 * l, static_cast<uint16_t>(std::bit_cast<uint32_t>(scale) >> 16));
-    else
-      store<float>(out.data() + 4 * l, scale);
-  }
-  out[scales] = static_cast<uint8_t>(width);
-  if (width == 0) {
-    std::fill_n(out.begin() + static_cast<ptrdiff_t>(scales) + 1, 4 * wire::level_segments(n), uint8_t{0});
-    return {zero_bytes(n, x.dtype), true};
-  }
-
+  out[scales] = static_cast<uint8_t>(*width);
   uint8_t* head = out.data() + scales + 1;
   size_t at = scales + 1 + 4 * wire::level_segments(n), block = 0;
   const float ones[kTile / kLanes] = {1, 1, 1, 1, 1, 1, 1, 1};
@@ -189,7 +191,7 @@ Compressor::Encoded SteppedLevels::run(kernels::Form form, ConstView x, void* st
         while (bounds[block + 1] <= i + j) ++block;
         t[j] *= mine.inverses[block];
       }
-      kernels::dither_levels(kernels::Grid::kUniform, wire::top_level(width), ones, t, key.philox, key.offset + i,
+      kernels::dither_levels(kernels::Grid::kUniform, wire::top_level(*width), ones, t, key.philox, key.offset + i,
                              mine.levels.data() + (i - begin));
     }
     if (form != kernels::Form::kPlain) {
@@ -198,7 +200,7 @@ Compressor::Encoded SteppedLevels::run(kernels::Form form, ConstView x, void* st
         quantity.update(i, std::min(kTile, end - i), mine.values.data() + (i - begin));
     }
     uint32_t coded = 0;
-    at += wire::encode_levels({mine.levels.data(), end - begin}, width, out.data() + at, &coded);
+    at += wire::encode_levels({mine.levels.data(), end - begin}, *width, out.data() + at, &coded);
     store<uint32_t>(head, coded);
   }
   return {at, true};

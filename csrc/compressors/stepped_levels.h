@@ -64,6 +64,10 @@ class SteppedLevels : public FusedCompressor {
   Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const final;
   /// What accumulate.h calls visit.
   auto visit(std::span<const Bytes> in, size_t n, double scale) const;
+  /// Writes the scales of the blocks at `bounds` to `out` and what elements are multiplied by to `inverses`; returns
+  /// the width, 0 if all levels will be 0, none if an element is not finite.
+  std::optional<int> choose_scales(const Scaled& z, std::span<const size_t> bounds, std::vector<float>& inverses,
+                                   uint8_t* out) const;
   size_t scale_bytes(size_t n) const { return norms(n) * (config_.bf16_scales ? 2 : 4); }
   float scale_at(const uint8_t* in, size_t block) const;
   /// The values of the segment that begins at element `begin` of n.

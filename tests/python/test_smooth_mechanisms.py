@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -360,3 +362,23 @@ def test_steps_that_theory_allows():
         assert plain.convex_step(p.smoothness, plus=False) == pytest.approx(1 / (p.L + factor * plain.compressor.omega(D) * largest / N))
     flat = tsq.Direct(tsq.Natural()).convex_step(tsq.Scalar(2.0), 5, 4)
     assert flat == pytest.approx(0.5 / (2 + 2 * 0.25 / 4))  # no strong convexity: half of it
+
+
+def test_the_papers_count_of_a_message():
+    """benchmarks/smoothness counts 32 bits a norm and Elias's code; against the reference's code of the decoded levels."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from benchmarks.smoothness.descent import code_bits, descend
+    from benchmarks.smoothness.problem import synthetic
+    from torch_smoothquant.reference import levels as coding
+    x = torch.randn(100, generator=torch.Generator().manual_seed(2))
+    for spec, norms in ((tsq.VaryingDithering(20.0), 1), (tsq.Dithering(3), 1), (tsq.BlockDithering(4, 24.0), 4)):
+        decoded = tsq.decode(tsq.encode(spec, x))
+        parts = [p / p.abs()[p != 0].min() for p in decoded.split(100 // norms)]  # one of the smallest level is there in each
+        code = coding.elias(torch.cat(parts).round().to(torch.int64))
+        assert code_bits(tsq.encode(spec, x)) == 32 * norms + len(code)
+    assert code_bits(tsq.encode(tsq.SmoothBernoulli(ratio=1.0), torch.ones(100))) == 100 * (32 + 7)
+    problem = synthetic(2, 8, 30, l2=0.1)
+    S = problem.smoothness()
+    spec = tsq.DIANA(tsq.VaryingDithering(4.0))
+    run = descend(problem, spec, S, spec.convex_step(S), 1e-6, 2000)
+    assert run.reached and run.bytes == run.payload_bytes + 56 * 2 * run.rounds and 0 < run.code_bits < 8 * run.payload_bytes

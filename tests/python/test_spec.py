@@ -171,7 +171,8 @@ def test_frozen_equal_hashable_copyable():
 # ------------------------------------------------------------------ the classes against the parser
 
 
-REQUIRED = {(tsq.ThreePC, "second"), (tsq.UniformStep, "step")}
+REQUIRED = {(tsq.ThreePC, "second"), (tsq.UniformStep, "step"), (tsq.BlockDithering, "budget"), (tsq.SmoothBernoulli, "budget"),
+            (tsq.VaryingDithering, "budget")}
 COUNTED = (tsq.RandK, tsq.SparseSign, tsq.TopK)  # ratio or k: one of the two is required
 # where the constructor needs more than one compressor, or alternatives exclude each other
 SAMPLES: dict[type[tsq.Spec], tsq.Spec] = {
@@ -184,6 +185,9 @@ SAMPLES: dict[type[tsq.Spec], tsq.Spec] = {
     tsq.SparseSign: tsq.SparseSign(k=3),
     tsq.Bernoulli: tsq.Bernoulli(1.0),
     tsq.StochasticSparsifier: tsq.StochasticSparsifier(1.0),
+    tsq.BlockDithering: tsq.BlockDithering(3, 9.5),
+    tsq.SmoothBernoulli: tsq.SmoothBernoulli(5),
+    tsq.VaryingDithering: tsq.VaryingDithering(5),
     tsq.LAG: tsq.LAG(0.5),
     tsq.CLAG: tsq.CLAG(tsq.Quantizer(3), 2.0),
     tsq.MARINA: tsq.MARINA(tsq.Quantizer(3), 0.25),
