@@ -58,11 +58,13 @@ from .mechanisms import (  # noqa: E402
     ThreePC,
 )
 from .parser import parse  # noqa: E402
+from .policy import CAT, AffineCost, BitCost, Cost, Fixed, MeasuredCost, PacketCost  # noqa: E402
 from .spec import Compressor, Mechanism, Spec, SpecError  # noqa: E402
 
 __all__ = [
-    "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bernoulli", "Bidirectional", "Cast", "Compressor", "Direct", "Dithering",
-    "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering", "PermK", "Quantizer", "RandK", "Receiver", "Sender",
-    "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "UniformStep", "WireError", "attach",
-    "comm_hook", "decode", "encode", "num_threads", "parse", "prepare", "set_num_threads", "trim",
+    "CAT", "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "AffineCost", "Bernoulli", "Bidirectional", "BitCost", "Cast",
+    "Compressor", "Cost", "Direct", "Dithering", "ErrorFeedback", "Fixed", "Hook", "Identity", "MeasuredCost", "Mechanism", "Natural",
+    "NaturalDithering", "PacketCost", "PermK", "Quantizer", "RandK", "Receiver", "Sender", "Sign", "SparseSign", "Spec", "SpecError",
+    "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "UniformStep", "WireError", "attach", "comm_hook", "decode", "encode",
+    "num_threads", "parse", "prepare", "set_num_threads", "trim",
 ]

@@ -28,11 +28,11 @@ using ParameterTuple = std::tuple<std::string, at::Tensor, std::string, std::str
 
 std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const std::string& group_name,
                            const std::string& exchange, uint64_t seed, bool hold_unused, double timeout_seconds,
-                           const std::string& fingerprint) {
+                           const std::string& fingerprint, const std::shared_ptr<Cat>& policy) {
   std::vector<HookParameter> list;
   for (const auto& [name, tensor, up, down] : parameters) list.push_back({name, tensor, up, down});
   HookConfig config;
-  config.averager = {exchange_kind(exchange), seed, hold_unused};
+  config.averager = {exchange_kind(exchange), seed, hold_unused, policy};
   config.fingerprint = fingerprint;
   const std::chrono::milliseconds timeout(static_cast<int64_t>(timeout_seconds * 1000));
   auto hook = make_hook(list, config, c10d::resolve_process_group(group_name), timeout);
@@ -227,7 +227,8 @@ void bind_hook(py::module_& m) {
   py::module_::import("atexit").attr("register")(py::cpp_function(&process_is_ending));
   py::class_<Hook, std::shared_ptr<Hook>>(m, "Hook")
       .def(py::init(&make), no_gil(), py::arg("parameters"), py::arg("group_name"), py::arg("exchange"),
-           py::arg("seed"), py::arg("hold_unused"), py::arg("timeout"), py::arg("fingerprint"))
+           py::arg("seed"), py::arg("hold_unused"), py::arg("timeout"), py::arg("fingerprint"),
+           py::arg("policy") = nullptr)
       .def(
           "register",
           [](const std::shared_ptr<Hook>& hook, const std::shared_ptr<c10d::Reducer>& reducer) {
@@ -257,6 +258,20 @@ void bind_hook(py::module_& m) {
           "scale_state",
           [](Hook& hook, double factor) {
             hook.between_buckets([&](Averager& averager) { averager.scale_state(factor); });
+          },
+          no_gil())
+      .def(
+          "price",
+          [](Hook& hook) {
+            double price = 0;
+            hook.between_buckets([&](Averager& averager) { price = averager.tuner().price(); });
+            return price;
+          },
+          no_gil())
+      .def(
+          "set_price",
+          [](Hook& hook, double price) {
+            hook.between_buckets([&](Averager& averager) { averager.tuner().set_price(price); });
           },
           no_gil())
       .def("set_enabled", &Hook::set_enabled, no_gil())

@@ -25,6 +25,7 @@ Averager::Averager(std::vector<Parameter> parameters, const AveragerConfig& conf
       transport_(*exchange_),
       states_(parameters_, config.exchange, static_cast<uint32_t>(exchange_->rank()),
               static_cast<uint32_t>(exchange_->size())),
+      tuner_(config.policy),
       delivery_(parameters_.size()),
       recorder_(parameters_.size()) {
   look_at_mechanisms();
@@ -79,6 +80,7 @@ void Averager::settle(const Layout& layout, ConstView delivered) {
 
 void Averager::scale_state(double factor) {
   for (const StateRef& ref : states_.all()) scale(ref.view, factor);
+  tuner_.scale(factor);
 }
 
 AveragerStats Averager::stats() const {
@@ -139,6 +141,9 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
     return;
   }
   sent_.clear();
+  message_numel_[0] = layout.numel;
+  message_numel_[1] = layout.shards[static_cast<size_t>(exchange_->rank())].numel;
+  const Tuner::Bucket before = spent();
   inspect_all(layout, buffer);
   try {
     if (config_.exchange == ExchangeKind::kAllGather)
@@ -150,8 +155,36 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
     pay(layout, buffer, -1.0);
     throw;
   }
+  learn(layout, before, buffer);
   settle(layout, buffer);
   finish_step(layout);
+}
+
+/// Counters so far.
+Tuner::Bucket Averager::spent() const {
+  if (!tuner_.active()) return {};
+  const double world = exchange_->size();
+  // Sharded, of every byte of a message (W - 1) / W leaves this rank; all_gather: W - 1.
+  const double per_message = config_.exchange == ExchangeKind::kSharded ? world / (world - 1) : 1 / (world - 1);
+  return {transport_.agreed_bytes(), static_cast<double>(exchange_->traffic().wire_bytes) * per_message,
+          recorder_.stats().exchange_seconds};
+}
+
+void Averager::learn(const Layout& layout, const Tuner::Bucket& before, ConstView mean) {
+  if (!tuner_.active()) return;
+  Tuner::Bucket bucket = spent();
+  bucket.agreed_bytes -= before.agreed_bytes;
+  bucket.message_bytes -= before.message_bytes;
+  bucket.exchange_seconds -= before.exchange_seconds;
+  const size_t model = std::accumulate(parameters_.begin(), parameters_.end(), size_t{0},
+                                       [](size_t sum, const Parameter& p) { return sum + p.numel; });
+  bucket.share = static_cast<double>(layout.numel) / static_cast<double>(model);
+  tuner_.learn(bucket, mean);
+}
+
+const EntryChooser* Averager::chooser_for(const Piece& piece, bool owner) {
+  return tuner_.chooser(static_cast<double>(piece.numel) /
+                        static_cast<double>(std::max<size_t>(message_numel_[owner], 1)));
 }
 
 void Averager::finish_step(const Layout& layout) {
@@ -281,8 +314,10 @@ void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, Con
   Parts parts(x.numel, out.payload());
   const bool watched = delivery == Delivery::kSend && !owner;
   if (watched) recorder_.watch(piece, x, states_, /*before=*/true);
+  StepKey key = key_of(piece, owner);
+  key.encode.chooser = chooser_for(piece, owner);
   const bool changed = send_slice(mechanism(piece, owner), delivery, x,
-                                  states_.of(owner ? Side::kOwner : Side::kWorker, piece), key_of(piece, owner), parts);
+                                  states_.of(owner ? Side::kOwner : Side::kWorker, piece), key, parts);
   for (const wire::Section& section : parts.sections()) out.add(section);
   if (watched) recorder_.watch(piece, x, states_, /*before=*/false);
   sent_.push_back({&piece, owner, x, parts.sections(), payloads_of(parts), changed});

@@ -25,7 +25,7 @@ size_t Sender::max_message_bytes() const {
          config_.mechanism->max_bytes(config_.numel, config_.dtype, /*first=*/step_ == 0);
 }
 
-size_t Sender::send(ConstView x, MutableBytes out) {
+size_t Sender::send(ConstView x, MutableBytes out, const EntryChooser* chooser) {
   if (x.numel != config_.numel || x.dtype != config_.dtype)
     throw ArgumentError(concat("gradient: expected ", config_.numel, " elements of ", name_of(config_.dtype), ", got ",
                                x.numel, " of ", name_of(x.dtype)));
@@ -34,10 +34,12 @@ size_t Sender::send(ConstView x, MutableBytes out) {
       out, {.dtype = x.dtype, .sections = static_cast<uint32_t>(mechanism.parts()), .rank = rank_, .step = step_});
   StepKey key{encode_key({.seed = config_.seed, .step = step_, .rank = rank_}, 0, config_.world_size), step_ == 0};
   key.encode.rate = rate_;
+  key.encode.chooser = chooser;
   Parts parts(x.numel, writer.payload());
   const bool sent = send_slice(mechanism, inspect(mechanism, x, state_.views()), x, state_.views(), key, parts);
   for (const wire::Section& section : parts.sections()) writer.add(section);
   level_ = sent ? parts.level() : -1;
+  choice_ = sent ? parts.choice() : std::nullopt;
   if (const auto target = mechanism.compressor().target_bits(); sent && target && !parts.sections()[0].whole)
     rate_ = next_rate(rate_, *target, x.numel, parts.bytes());
   ++step_;

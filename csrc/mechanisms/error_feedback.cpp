@@ -6,7 +6,7 @@ namespace tsq {
 
 bool ErrorFeedback::send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const {
   const Compressor::Encoded sent = compressor().encode_residual(x, state[0], key.encode, out.room());
-  if (sent.finite) out.add(compressor().format(), sent.bytes);
+  if (sent.finite) out.add(compressor().format(), sent);
   return sent.finite;
 }
 

@@ -31,11 +31,9 @@ TEST(Cost, FormulasOfTheModels) {
   EXPECT_EQ(AffineCost(2, 3, Unit::kSeconds).unit(), Unit::kSeconds);
   // 512 bytes: 102.4 entries of 5 bytes; the headers and the scale take 60 bytes, 12 entries' worth.
   const EntryCost straddling = PacketCost({512, 576, 64, true}).of(bits);
-  EXPECT_EQ(straddling.room(1), 90);
   EXPECT_EQ(straddling(90), 640);
   EXPECT_EQ(straddling(91), 1216);
   const EntryCost whole = PacketCost({512, 576, 64, false}).of(bits);
-  EXPECT_EQ(whole.room(2), 204);
   EXPECT_EQ(whole(102), 640);
   EXPECT_EQ(whole(103), 1216);
   MeasuredCost::Config config;
