@@ -25,7 +25,9 @@ Averager::Averager(std::vector<Parameter> parameters, const AveragerConfig& conf
       transport_(*exchange_),
       states_(parameters_, config.exchange, static_cast<uint32_t>(exchange_->rank()),
               static_cast<uint32_t>(exchange_->size())),
-      tuner_(config.policy),
+      tuner_(config.policy, parameters_.size(),
+             std::accumulate(parameters_.begin(), parameters_.end(), size_t{0},
+                             [](size_t sum, const Parameter& p) { return sum + p.numel; })),
       delivery_(parameters_.size()),
       recorder_(parameters_.size()) {
   look_at_mechanisms();
@@ -141,8 +143,7 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
     return;
   }
   sent_.clear();
-  message_numel_[0] = layout.numel;
-  message_numel_[1] = layout.shards[static_cast<size_t>(exchange_->rank())].numel;
+  tuner_.begin(layout.ids, layout.numel);
   const Tuner::Bucket before = spent();
   inspect_all(layout, buffer);
   try {
@@ -155,7 +156,7 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
     pay(layout, buffer, -1.0);
     throw;
   }
-  learn(layout, before, buffer);
+  learn(before, buffer);
   settle(layout, buffer);
   finish_step(layout);
 }
@@ -170,21 +171,11 @@ Tuner::Bucket Averager::spent() const {
           recorder_.stats().exchange_seconds};
 }
 
-void Averager::learn(const Layout& layout, const Tuner::Bucket& before, ConstView mean) {
-  if (!tuner_.active()) return;
-  Tuner::Bucket bucket = spent();
-  bucket.agreed_bytes -= before.agreed_bytes;
-  bucket.message_bytes -= before.message_bytes;
-  bucket.exchange_seconds -= before.exchange_seconds;
-  const size_t model = std::accumulate(parameters_.begin(), parameters_.end(), size_t{0},
-                                       [](size_t sum, const Parameter& p) { return sum + p.numel; });
-  bucket.share = static_cast<double>(layout.numel) / static_cast<double>(model);
-  tuner_.learn(bucket, mean);
-}
-
-const EntryChooser* Averager::chooser_for(const Piece& piece, bool owner) {
-  return tuner_.chooser(static_cast<double>(piece.numel) /
-                        static_cast<double>(std::max<size_t>(message_numel_[owner], 1)));
+void Averager::learn(const Tuner::Bucket& before, ConstView mean) {
+  const Tuner::Bucket now = spent();
+  tuner_.learn({now.agreed_bytes - before.agreed_bytes, now.message_bytes - before.message_bytes,
+                now.exchange_seconds - before.exchange_seconds},
+               mean);
 }
 
 void Averager::finish_step(const Layout& layout) {
@@ -315,7 +306,7 @@ void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, Con
   const bool watched = delivery == Delivery::kSend && !owner;
   if (watched) recorder_.watch(piece, x, states_, /*before=*/true);
   StepKey key = key_of(piece, owner);
-  key.encode.chooser = chooser_for(piece, owner);
+  key.encode.chooser = tuner_.chooser(piece.numel);
   const bool changed = send_slice(mechanism(piece, owner), delivery, x,
                                   states_.of(owner ? Side::kOwner : Side::kWorker, piece), key, parts);
   for (const wire::Section& section : parts.sections()) out.add(section);

@@ -81,7 +81,6 @@ class Averager {
   size_t limit(const Shard& shard, bool owner) const;
   bool fixed(const Layout& layout, bool owner) const;
   StepKey key_of(const Piece& piece, bool owner) const;
-  const EntryChooser* chooser_for(const Piece& piece, bool owner);
   Tuner::Bucket spent() const;
   void inspect_all(const Layout& layout, ConstView buffer);
   size_t send_shard(const Shard& shard, ConstView buffer, MutableBytes out);
@@ -97,7 +96,7 @@ class Averager {
   void take_back();
   void retract(const Sent& sent);
   void finish_step(const Layout& layout);
-  void learn(const Layout& layout, const Tuner::Bucket& before, ConstView mean);
+  void learn(const Tuner::Bucket& before, ConstView mean);
   void average_dense(View buffer);
   void average_all_gather(const Layout& layout, View buffer);
   void average_sharded(const Layout& layout, View buffer);
@@ -111,7 +110,6 @@ class Averager {
   Transport transport_;
   States states_;
   Tuner tuner_;
-  size_t message_numel_[2] = {};  // elements of this rank's messages in the current bucket: worker's, owner's
   bool enabled_ = true;
   bool all_identity_ = true;
   bool torn_ = false;

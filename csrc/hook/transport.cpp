@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "common/error.h"
+#include "wire/message.h"
 
 namespace tsq {
 
@@ -18,7 +19,7 @@ std::vector<size_t> Transport::gather_lengths(std::span<const size_t> mine) {
   std::vector<uint64_t> all(own.size() * static_cast<size_t>(exchange_.size()));
   exchange_.all_gather({reinterpret_cast<const uint8_t*>(own.data()), 8 * own.size()},
                        {reinterpret_cast<uint8_t*>(all.data()), 8 * all.size()});
-  agreed_bytes_ = std::accumulate(all.begin(), all.end(), agreed_bytes_);
+  for (const uint64_t length : all) agreed_bytes_ += length - std::min<uint64_t>(length, wire::kHeaderBytes);
   return {all.begin(), all.end()};
 }
 

@@ -23,7 +23,8 @@ class Transport {
   /// lengths: what of it was written.
   std::vector<Bytes> to_owners(Bytes mine, std::span<const size_t> lengths, std::span<const size_t> limits, bool fixed);
 
-  /// Lengths of all ranks' messages, as far as they were agreed, added up so far: the same on every rank.
+  /// Lengths of all ranks' messages without their headers, as far as they were agreed, added up so far: the same on
+  /// every rank.
   uint64_t agreed_bytes() const { return agreed_bytes_; }
 
   size_t buffer_bytes() const { return pack_.size() + receive_.size(); }
