@@ -18,6 +18,7 @@ from . import policy as policies
 from .mechanisms import Bidirectional
 from .parser import parse, to_text
 from .policy import Policy
+from .running import Running, check_running
 from .spec import Spec
 
 DEFAULT = "ErrorFeedback(Quantizer(bits=4))"
@@ -118,6 +119,20 @@ class Hook:
         self._core.set_specs([(up_text, down_text) if own is None else own for own in self._own_specs])
         self._config.update(spec=up_text, down=down_text)
 
+    def update_smoothness(self, diagonals: Mapping[str, torch.Tensor | float]) -> None:
+        """Tells ``Running("hutchinson")`` of curvature: the next term of its average. Collective, between steps: every rank must give the
+        same numbers, and is refused with all others if it does not.
+
+        Args:
+            diagonals: by parameter name, an estimate of the Hessian's diagonal (the parameter's number of elements, e.g. z * Hz averaged
+                over ranks) or one number for all of it. Signs do not count. Names that are not planned are ignored.
+        """
+        known = set(self._core.parameter_names())
+        if unknown := sorted(set(diagonals) - known):
+            raise ValueError(f"diagonals: expected names of parameters, got {unknown[:5]}")
+        self._core.update_smoothness({name: torch.as_tensor(value, dtype=torch.float64).detach().flatten().contiguous()
+                                      for name, value in diagonals.items()})
+
     def stats_by_parameter(self) -> dict[str, dict[str, Any]]:
         """What can be watched of each parameter: see :func:`torch_smoothquant.watch.by_parameter`."""
         return watch.by_parameter(self._core)
@@ -140,7 +155,8 @@ class Hook:
             _destroy_group(group)
 
     def _identity(self) -> dict[str, Any]:
-        return {"rank": self._core.rank, **{k: self._config[k] for k in ("world_size", "spec", "down", "exchange", "seed")}}
+        planned = ("smoothness",) if self._config["smoothness"] != "None" else ()
+        return {"rank": self._core.rank, **{k: self._config[k] for k in ("world_size", "spec", "down", "exchange", "seed", *planned)}}
 
     def __repr__(self) -> str:
         return f"Hook({self._config['spec']}, exchange={self._config['exchange']!r}, rank {self._core.rank} of {self._core.world_size})"
@@ -153,6 +169,7 @@ def attach(
     *,
     exchange: str = "auto",
     policy: Policy | None = None,
+    smoothness: Running | None = None,
     overrides: Mapping[str, Spec | str] | None = None,
     exempt: Exempt = "default",
     seed: int = 0,
@@ -168,6 +185,8 @@ def attach(
             again and sends it to all), ``"dense"`` (plain all-reduce). ``"auto"``: sharded for more than 4 ranks or if ``down`` is given;
             all_gather otherwise. Specs that compress nothing (``Identity``) always travel dense.
         policy: None or ``Fixed()``: every compressor sends what its spec says. :class:`CAT`: sparse ones choose how much in every step.
+        smoothness: a :class:`Running` estimate: the widths of the spec's ``Quantizer`` are then averages, planned anew every so many steps for
+            each parameter under the same budget of bytes. None: every parameter has the average.
         overrides: spec by glob pattern of the parameter's name, first match counts, before ``exempt``: ``{"*.embed.*": "Identity()"}``.
         exempt: parameters that travel uncompressed inside the same message. ``"default"``: ndim <= 1 or fewer than 2048 elements.
             None: no parameter. A callable ``(name, parameter) -> bool`` in place of the rule. A sequence of glob patterns: these too.
@@ -182,7 +201,7 @@ def attach(
         RuntimeError: a module whose hook would never be called or that already has one; says what to do instead. Nothing is changed.
     """
     check_attachable(ddp)
-    hook = prepare(ddp, up, down, exchange=exchange, policy=policy, overrides=overrides, exempt=exempt, seed=seed,
+    hook = prepare(ddp, up, down, exchange=exchange, policy=policy, smoothness=smoothness, overrides=overrides, exempt=exempt, seed=seed,
                    timeout=timeout)
     try:
         hook._core.register(ddp.reducer)
@@ -201,6 +220,7 @@ def prepare(
     *,
     exchange: str = "auto",
     policy: Policy | None = None,
+    smoothness: Running | None = None,
     overrides: Mapping[str, Spec | str] | None = None,
     exempt: Exempt = "default",
     seed: int = 0,
@@ -210,6 +230,7 @@ def prepare(
     :func:`comm_hook` from a Python hook of your own, to compose it with other steps."""
     if not isinstance(ddp, DistributedDataParallel):
         raise TypeError(f"ddp: expected a DistributedDataParallel, got {type(ddp).__name__}")
+    running = check_running(smoothness)
     if exchange not in _EXCHANGES:
         raise ValueError(f"exchange: expected one of {', '.join(map(repr, _EXCHANGES))}, got {exchange!r}")
     up_text, down_text, own_down = resolve_specs(DEFAULT if up is None else up, down)
@@ -225,13 +246,15 @@ def prepare(
         raise ValueError(f"seed: expected 0 to 2**64 - 1, got {seed}")
     parameters, own_specs, exempted = _assign(ddp, up_text, down_text, {} if overrides is None else overrides, exempt)
     resolved = policies.resolve(policy, [up_text, down_text, *(text for own in own_specs if own for text in own)])
-    config = {"spec": up_text, "down": down_text, "exchange": exchange, "policy": resolved.text, "seed": seed, "world_size": world,
+    config = {"spec": up_text, "down": down_text, "smoothness": repr(running), "exchange": exchange, "policy": resolved.text, "seed": seed,
+              "world_size": world,
               "parameters": len(parameters), "exempt_parameters": exempted}
     group = _new_group(ddp.process_group, seconds)
     hold_unused = bool(ddp.find_unused_parameters or getattr(ddp, "static_graph", False))
     try:
         core = _C.Hook(parameters, group.group_name, exchange, seed, hold_unused, seconds,
-                       fingerprint=f"spec {up_text} down {down_text} policy {resolved.text}", policy=resolved.core)
+                       fingerprint=f"spec {up_text} down {down_text} smoothness {running!r} policy {resolved.text}",
+                       smoothness=running and running.numbers(), policy=resolved.core)
     except BaseException:
         _destroy_group(group)
         raise

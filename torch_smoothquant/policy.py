@@ -140,7 +140,8 @@ class CAT:
             ranks' messages cost together, so that a step comes to ``budget`` units of cost.
         speed: how fast the price follows, in (0, 1].
         smoothness: D with D >= L (the smoothness matrix): entries are ranked and chosen by g_j^2 / D_j. A 1-D tensor of numel positive
-            numbers, or what has a ``diagonal()`` that is one. For :class:`Sender`; not with :class:`SparseSign`.
+            numbers, or what has a ``diagonal()`` that is one: a :class:`Diagonal`, of a :class:`Matrix` its ``majoriser()`` (its own
+            diagonal is no bound). For :class:`Sender`; not with :class:`SparseSign`.
     """
 
     cost: Cost

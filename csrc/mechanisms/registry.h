@@ -10,6 +10,9 @@ namespace tsq {
 /// "Direct, ErrorFeedback": for error messages.
 std::string mechanism_names();
 
+/// Throws SpecError unless `text` is a spec, or a part of one that has an object of its own in Python: a condition.
+void check_spec(std::string_view text);
+
 /// Parses a spec. Throws SpecError that shows the column.
 MechanismPtr parse_mechanism(std::string_view text);
 

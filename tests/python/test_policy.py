@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -224,7 +225,7 @@ def test_adacgd_chooses_among_feasible_levels(cost):
 # ---- smoothness
 
 
-class Diagonal:
+class HasDiagonal:
     def __init__(self, d: torch.Tensor) -> None:
         self.d = d
 
@@ -234,7 +235,7 @@ class Diagonal:
 
 def test_smoothness_ranks_by_squared_gradient_over_curvature():
     g, d = gradient(5, 200), torch.from_numpy(10 ** np.random.default_rng(1).uniform(-2, 2, 200))
-    sender, q = send("TopK(ratio=1.0)", g, tsq.CAT(AFFINE, smoothness=Diagonal(d)))
+    sender, q = send("TopK(ratio=1.0)", g, tsq.CAT(AFFINE, smoothness=HasDiagonal(d)))
     score = (g.square() / d).numpy()
     order = np.argsort(-score, kind="stable")
     t = best(np.cumsum(score[order])[: int((g != 0).sum())], 20 + np.arange(1, int((g != 0).sum()) + 1))
@@ -245,7 +246,8 @@ def test_smoothness_ranks_by_squared_gradient_over_curvature():
     x = g / d
     f = 0.5 * (d * x.square()).sum()
     assert 0.5 * (d * (x - q / d).square()).sum() == pytest.approx(float(f * (1 - sender.efficiency)))
-    assert torch.equal(send("TopK(ratio=1.0)", g, tsq.CAT(AFFINE, smoothness=d))[1], q)
+    for other in (d, tsq.Diagonal(d)):
+        assert torch.equal(send("TopK(ratio=1.0)", g, tsq.CAT(AFFINE, smoothness=other))[1], q)
 
 
 def test_smoothness_keeps_the_sparsifier_unbiased():
@@ -311,3 +313,30 @@ def test_state_goes_on_bit_for_bit():
     other = make()
     other.load_state_dict(one.state_dict())
     assert torch.equal(one.send(gradient(9)), other.send(gradient(9)))
+
+
+# ---- benchmarks/cat
+
+
+@pytest.mark.parametrize("scheme", ["TopK", "SparseSign"])
+def test_every_step_of_the_benchmark_keeps_its_promise(scheme):
+    from benchmarks.cat.descent import Ridge, descend
+    from benchmarks.mechanisms.problem import synthetic
+
+    problem = Ridge(*synthetic(10, 30), lam=1e-2)
+    gaps = []
+    for gap, sent in descend(problem, scheme, tsq.CAT(tsq.AffineCost(10.0, 1.0)), None):
+        gaps.append(gap)
+        assert 1 <= sent.entries <= 30
+        if len(gaps) == 60:
+            break
+    assert all(b < a for a, b in itertools.pairwise(gaps)) and 0 < gaps[-1] < 0.5 * gaps[0]
+
+
+def test_the_benchmark_charges_what_was_sent():
+    from benchmarks.cat.__main__ import charge
+    from benchmarks.cat.descent import Sent
+
+    assert charge("packet", Sent(513, 9)) == 64 + 2 * 576
+    assert charge("affine", Sent(513, 9)) == 64 + 45
+    assert charge("measured", Sent(1000, 9)) == pytest.approx(1e-3 + 8e-3)

@@ -81,7 +81,7 @@ def test_other_spellings(text, spec):
     ("Quantizer(bits=9)", 16, "1 to 8"),
     ("Quantizer(bits=0)", 16, "1 to 8"),
     ("Quantizer(bits=-1)", 16, "1 to 8"),
-    ("Quantizer(bits=4.0)", 16, "an integer"),
+    ("Quantizer(bits=0.9)", 16, "an integer"),
     ("Quantizer(bits=99999999999999999999)", 16, "an integer"),
     ("Quantizer(bits=True)", 16, "an integer"),
     ("Quantizer(bits='4')", 16, "an integer"),
