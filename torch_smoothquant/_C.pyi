@@ -133,7 +133,7 @@ class Hook:
         hold_unused: bool,
         timeout: float,
         fingerprint: str,
-        smoothness: tuple[str, str, float, float, int, int] | None = None,
+        smoothness: tuple[str, str, float, float, int, int, int] | None = None,
         policy: Cat | None = None,
     ) -> None: ...
     def register(self, reducer: Any) -> None: ...

@@ -279,13 +279,13 @@ class VaryingDithering(_Budgeted):
 
     Args:
         budget: the expected number of non-zeros of a section, at most. Exactly one of budget, ratio and bits must be given.
-        norm: 1: steps sum_l sqrt(A_l)|x_l| / (budget sqrt(A_j)), A the smoothness's weights or 1: never more noise than 2, which takes
-            |x|_2 sqrt(sum A / A_j) / budget, as the paper does.
+        norm: 2: steps |x|_2 sqrt(sum A / A_j) / budget, A the smoothness's weights or 1, as in the paper. 1: sum_l sqrt(A_l)|x_l| /
+            (budget sqrt(A_j)), never larger: the whole budget is spent. None: 1 where all A_j are equal, else 2.
         ratio: the budget as a share of the elements, in (0, 1].
         bits: expected bits per element at most, all included, in (0, 12].
     """
 
     budget: float | None = None
-    norm: int = 1
+    norm: int | None = None
     ratio: float | None = None
     bits: float | None = None

@@ -254,7 +254,7 @@ def prepare(
     try:
         core = _C.Hook(parameters, group.group_name, exchange, seed, hold_unused, seconds,
                        fingerprint=f"spec {up_text} down {down_text} smoothness {running!r} policy {resolved.text}",
-                       smoothness=running and running.numbers(), policy=resolved.core)
+                       smoothness=running.numbers() if running else None, policy=resolved.core)
     except BaseException:
         _destroy_group(group)
         raise

@@ -163,7 +163,7 @@ def from_logistic(A: Any, labels: Any, l2: float = 0.0, kind: str = "matrix") ->
 
 
 def from_least_squares(A: Any, l2: float = 0.0, kind: str = "matrix") -> Any:
-    """Of f(x) = mean_l (<a_l, x> - b_l)^2 / 2 + (l2/2) |x|^2: L = A^T A / m + l2 I, which is the Hessian; mu = l2. As :func:`from_logistic`."""
+    """Of f(x) = mean_l (<a_l, x> - b_l)^2 / 2 + (l2/2) |x|^2: L = A^T A / m + l2 I, the Hessian; mu = l2. As :func:`from_logistic`."""
     if isinstance(A, (list, tuple)) and not _is_rows(A):
         return [from_least_squares(a, l2, kind) for a in A]
     return _Rows(A, 1.0, l2).smoothness(kind)
@@ -221,13 +221,14 @@ def handles_of(smoothness: object, argument: str = "smoothness") -> list[_C.Smoo
     """What the compiled part is given: of None nothing, of one smoothness it, of a list all of them."""
     if smoothness is None:
         return []
-    all_of_them = list(smoothness) if isinstance(smoothness, (list, tuple)) else [smoothness]
-    for s in all_of_them:
+    handles = []
+    for s in smoothness if isinstance(smoothness, (list, tuple)) else [smoothness]:
         if not isinstance(s, Smoothness):
             raise TypeError(f"{argument}: expected a Smoothness or a list of them, got {type(s).__name__}")
-    if not all_of_them:
+        handles.append(s._handle)
+    if not handles:
         raise ValueError(f"{argument}: expected at least one, got an empty list")
-    return [s._handle for s in all_of_them]
+    return handles
 
 
 class _Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import torch_smoothquant as tsq
 
 from .problem import Workers
+from .separable import Separable
 
 PACKED = 0x80000000
 
@@ -48,21 +50,23 @@ def code_bits(message: torch.Tensor) -> int:
     return 32 * norms + (8 * (length - at - 4) if head & PACKED else head)
 
 
-def descend(problem: Workers, spec: tsq.Mechanism, smoothness: list[tsq.Smoothness] | None, step: float, target: float, most_rounds: int,
-            most_bits: float = float("inf"), seed: int = 0) -> Run:
-    """x = x - step * estimate from 0, in float64; stops at the target, or beyond most_rounds or most_bits (the paper's)."""
+def descend(problem: Workers | Separable, spec: tsq.Mechanism, smoothness: list[tsq.Smoothness] | None, step: float, target: float,
+            most_rounds: int, most_bits: float = float("inf"), seed: int = 0, tail: int = 1) -> Run:
+    """x = x - step * estimate from 0, in float64; stops at the target, or beyond most_rounds or most_bits (the paper's). The error that
+    is returned is the mean of the last `tail` rounds."""
     n, d = problem.n, problem.d
     senders = [tsq.Sender(spec, d, rank, n, torch.float64, seed, smoothness[rank] if smoothness else None) for rank in range(n)]
     receiver = tsq.Receiver(spec, d, n, torch.float64, seed, smoothness)
-    x, bits, sent, payload = np.zeros(d), 0, 0, 0
-    first = error = float(np.sum(problem.solution**2))
-    for k in range(most_rounds):
+    x, rounds, bits, sent, payload = np.zeros(d), 0, 0, 0, 0
+    first, errors = float(np.sum(problem.solution**2)), deque(maxlen=tail)
+    for _ in range(most_rounds):
+        rounds += 1
         messages = [s.send(torch.from_numpy(g)) for s, g in zip(senders, problem.gradients(x), strict=True)]
         bits += sum(map(code_bits, messages))
         sent += sum(len(m) for m in messages)
         payload += sum(len(m) - 56 for m in messages)
         x = x - step * receiver.receive(messages).numpy()
-        error = float(np.sum((x - problem.solution) ** 2))
-        if error <= target * first or bits > most_bits or not np.isfinite(error):
-            return Run(k + 1, bits, sent, payload, error / first, error <= target * first)
-    return Run(most_rounds, bits, sent, payload, error / first, False)
+        errors.append(float(np.sum((x - problem.solution) ** 2)) / first)
+        if errors[-1] <= target or bits > most_bits or not np.isfinite(errors[-1]):
+            break
+    return Run(rounds, bits, sent, payload, float(np.mean(errors)), errors[-1] <= target)

@@ -1,4 +1,4 @@
-"""l2-regularised logistic regression over workers, as in the paper: rows scaled by their largest magnitude, sorted by norm, split in order."""
+"""l2-regularised logistic regression over workers, as the paper has it: rows scaled by their largest magnitude, sorted by norm, split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Workers:
         self.labels = list(labels)
         self.A = [p.double().to_sparse_csr() for p in parts]
         self.AT = [p.double().t().contiguous().to_sparse_csr() for p in parts]
-        self.solution = self._newton([p.double().numpy() for p in parts])
+        self.solution = self._newton()
 
     def gradients(self, x: np.ndarray) -> list[np.ndarray]:
         out, at = [], torch.from_numpy(x)
@@ -38,15 +38,20 @@ class Workers:
     def smoothness(self, kind: str = "matrix") -> list[tsq.Smoothness]:
         return tsq.from_logistic(self.A, self.labels, self.l2, kind)
 
-    def _newton(self, parts: list[np.ndarray]) -> np.ndarray:
+    def hessian(self, x: np.ndarray) -> np.ndarray:
+        """Of f, d x d."""
+        out = self.l2 * np.eye(self.d)
+        for rows, b in zip(self.A, self.labels, strict=True):
+            A = rows.to_dense().numpy()
+            p = 1 / (1 + np.exp(b * (A @ x)))
+            out += (A.T * (p * (1 - p))) @ A / (len(b) * self.n)
+        return out
+
+    def _newton(self) -> np.ndarray:
         x = np.zeros(self.d)
         for _ in range(50):
             g = np.mean(self.gradients(x), axis=0)
-            hessian = self.l2 * np.eye(self.d)
-            for A, b in zip(parts, self.labels, strict=True):
-                p = 1 / (1 + np.exp(b * (A @ x)))
-                hessian += (A.T * (p * (1 - p))) @ A / (len(b) * self.n)
-            x = x - np.linalg.solve(hessian, g)
+            x = x - np.linalg.solve(self.hessian(x), g)
             if np.linalg.norm(g) < 1e-14:
                 break
         return x

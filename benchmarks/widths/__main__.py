@@ -7,14 +7,12 @@ line a run, then one a variant: its mean gap, and that gap over the one of even 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
-import tempfile
-from pathlib import Path
 
 import torch_smoothquant as tsq
 
-from .worker import WORLD_SIZE, Case, Outcome, rank_main
+from .launch import measure
+from .worker import Case
 
 
 def arguments() -> argparse.Namespace:
@@ -36,24 +34,6 @@ def variants(args: argparse.Namespace, optimizer: str) -> dict[str, tuple[str | 
             running = tsq.Running(kind, metric=metric)
             out[repr(running)] = (even, running)
     return out
-
-
-def measure(cases: list[Case]) -> list[Outcome]:
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    with tempfile.TemporaryDirectory() as folder:
-        ranks = [context.Process(target=rank_main, args=(rank, str(Path(folder, "store")), cases, results), daemon=True)
-                 for rank in range(WORLD_SIZE)]
-        for process in ranks:
-            process.start()
-        outcomes = []
-        for case in cases:
-            outcomes.append(results.get())
-            print(f"{case.optimizer} seed {case.seed} {case.spec} {case.smoothness}: loss {outcomes[-1].loss:.4f}, "
-                  f"{outcomes[-1].bits:.2f} bits, {outcomes[-1].seconds:.0f} s", flush=True)
-        for process in ranks:
-            process.join()
-    return outcomes
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from examples.demo.data import read_corpus, training_batch, validation_windows
 from examples.demo.model import CharGPT
 from examples.demo.settings import OPTIMIZERS, Settings
 from examples.demo.train import check_replicas, learning_rate_factor, make_optimizer, training_step, validation_loss
+from torch_smoothquant.hook import default_exempt
 
 WORLD_SIZE = 4
 SETTINGS = Settings(steps=200, batch=4, context=64, width=64, layers=2)
@@ -32,6 +33,7 @@ class Case(NamedTuple):
 class Outcome(NamedTuple):
     loss: float
     bits: float  # sent by a rank per element and step, headers and uncompressed parameters included
+    payload_bits: float  # of compressed parameters alone, per element of theirs and step, without headers
     widths: dict[str, float]  # the last plan
     seconds: float
 
@@ -53,13 +55,16 @@ def run(case: Case, rank: int) -> Outcome:
     check_replicas(ddp.module)
     windows = validation_windows(corpus, settings.context, settings.final_windows)
     loss = validation_loss(ddp.module, windows, rank, WORLD_SIZE)
-    bits, widths = 32.0, {}
+    bits, payload_bits, widths = 32.0, 32.0, {}
     if hook is not None:
         elements = settings.steps * sum(p.numel() for p in ddp.parameters())
         bits = 8 * hook.stats()["wire_bytes"] / (WORLD_SIZE - 1) / elements
-        widths = {name: entry["bits"] for name, entry in hook.stats_by_parameter().items() if entry["bits"]}
+        compressed = {name: p.numel() for name, p in ddp.module.named_parameters() if not default_exempt(name, p)}
+        watched = hook.stats_by_parameter()
+        payload_bits = 8 * sum(watched[name]["up_bytes"] for name in compressed) / settings.steps / sum(compressed.values())
+        widths = {name: entry["bits"] for name, entry in watched.items() if entry["bits"]}
         hook.close()
-    return Outcome(loss, bits, widths, time.perf_counter() - begin)
+    return Outcome(loss, bits, payload_bits, widths, time.perf_counter() - begin)
 
 
 def rank_main(rank: int, store: str, cases: list[Case], results: object) -> None:

@@ -27,11 +27,11 @@ ExchangeKind exchange_kind(const std::string& name) {
 
 using ParameterTuple = std::tuple<std::string, at::Tensor, std::string, std::string>;
 
-/// (kind, metric, decay, floor, warmup, interval)
-using RunningTuple = std::tuple<std::string, std::string, double, double, uint64_t, uint64_t>;
+/// (kind, metric, decay, floor, warmup, interval, largest_side)
+using RunningTuple = std::tuple<std::string, std::string, double, double, uint64_t, uint64_t, size_t>;
 
 PlannerConfig planner_config(const RunningTuple& given) {
-  const auto& [kind, metric, decay, floor, warmup, interval] = given;
+  const auto& [kind, metric, decay, floor, warmup, interval, side] = given;
   PlannerConfig config{.decay = decay, .floor = floor, .warmup = warmup, .interval = interval};
   if (kind == "secant") config.kind = RunningKind::kSecant;
   if (kind == "hutchinson") config.kind = RunningKind::kGiven;
@@ -48,7 +48,13 @@ std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const 
   HookConfig config;
   config.averager = {exchange_kind(exchange), seed, hold_unused, policy};
   config.fingerprint = fingerprint;
-  if (smoothness) config.smoothness = planner_config(*smoothness);
+  if (smoothness && std::get<0>(*smoothness) == "kronecker")
+    config.rotation = RotationConfig{.decay = std::get<2>(*smoothness),
+                                     .warmup = std::get<4>(*smoothness),
+                                     .interval = std::get<5>(*smoothness),
+                                     .largest_side = std::get<6>(*smoothness)};
+  else if (smoothness)
+    config.smoothness = planner_config(*smoothness);
   const std::chrono::milliseconds timeout(static_cast<int64_t>(timeout_seconds * 1000));
   auto hook = make_hook(list, config, c10d::resolve_process_group(group_name), timeout);
   // The last owner may hold Python's lock while a callback of a queued bucket's future waits for it: give it up to join
@@ -213,8 +219,8 @@ using RunningState = std::pair<uint64_t, std::map<std::string, at::Tensor>>;
 std::optional<RunningState> running_state(Hook& hook) {
   std::optional<RunningState> out;
   hook.between_buckets([&](Averager& averager) {
-    if (!averager.planner()) return;
-    Planner::Saved saved = averager.planner()->state();
+    if (!averager.planner() && !hook.rotation()) return;
+    Planner::Saved saved = hook.rotation() ? hook.rotation()->state() : averager.planner()->state();
     out.emplace(saved.steps, std::map<std::string, at::Tensor>());
     for (auto& [id, values] : saved.parameters)
       out->second.emplace(averager.parameters()[id].name, copy_of({values.data(), DType::kFloat64, values.size()}));
@@ -231,11 +237,13 @@ std::vector<double> doubles_of(const at::Tensor& tensor, const std::string& name
 
 void load_running_state(Hook& hook, const RunningState& state) {
   hook.between_buckets([&](Averager& averager) {
-    if (!averager.planner()) throw ArgumentError("state_dict: running: expected none, as there is no smoothness here");
+    if (!averager.planner() && !hook.rotation())
+      throw ArgumentError("state_dict: running: expected none, as there is no smoothness here");
     Planner::Saved saved{state.first, {}};
     for (uint32_t i = 0; i < averager.parameters().size(); ++i)
       if (const auto found = state.second.find(averager.parameters()[i].name); found != state.second.end())
         saved.parameters.emplace_back(i, doubles_of(found->second, found->first));
+    if (hook.rotation()) return hook.rotation()->load(saved);
     averager.plan([&](Planner& planner, std::vector<Parameter>& parameters) { planner.load(saved, parameters); });
   });
 }
@@ -326,12 +334,6 @@ void bind_hook(py::module_& m) {
            })
       .def("set_specs", &Hook::set_specs, no_gil())
       .def(
-          "scale_state",
-          [](Hook& hook, double factor) {
-            hook.between_buckets([&](Averager& averager) { averager.scale_state(factor); });
-          },
-          no_gil())
-      .def(
           "price",
           [](Hook& hook) {
             double price = 0;
@@ -345,6 +347,7 @@ void bind_hook(py::module_& m) {
             hook.between_buckets([&](Averager& averager) { averager.tuner().set_price(price); });
           },
           no_gil())
+      .def("scale_state", &Hook::scale_state, no_gil())
       .def("set_enabled", &Hook::set_enabled, no_gil())
       .def("close", &Hook::close, no_gil())
       .def_property_readonly("enabled", &Hook::enabled)

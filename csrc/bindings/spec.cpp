@@ -44,13 +44,10 @@ const Compressor& compressor_in(const MechanismPtr& mechanism) { return mechanis
 
 void bind_spec(py::module_& m) {
   m.def("parse", [](const std::string& text) {
-    check_spec(text);  // the whole meaning, not the shape alone
+    canonical_spec(text);  // throws: the whole meaning, not the shape alone
     return to_python(parse_expression(text));
   });
-  m.def("canonical", [](const std::string& text) {
-    const Value value = parse_expression(text);
-    return is_compressor(value.text) ? parse_compressor(text)->spec() : parse_mechanism(text)->spec();
-  });
+  m.def("canonical", [](const std::string& text) { return canonical_spec(text); });
   m.def(
       "class_of",
       [](const std::string& text, size_t n, uint32_t world_size) {

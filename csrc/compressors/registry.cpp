@@ -117,7 +117,7 @@ CompressorPtr make_varying_dithering(std::string_view text, const Value& call) {
   Arguments arguments(text, call, {"budget", "norm", "ratio", "bits"});
   VaryingDithering::Config config;
   config.budget = take_budget(arguments);
-  config.norm = static_cast<int>(arguments.integer("norm", 1, 1, 2));
+  if (const auto norm = arguments.optional_integer("norm", 1, 2)) config.norm = static_cast<int>(*norm);
   arguments.finish();
   return build<VaryingDithering>(text, call, config);
 }

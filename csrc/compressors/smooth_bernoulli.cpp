@@ -98,16 +98,20 @@ Compressor::Encoded SmoothBernoulli::run(kernels::Form form, ConstView x, void* 
     const S* const sums = sums_of(form, x, state, buffer);
     if (!sums) return send_nothing(x, out);
     const size_t room = max_entries(x.numel);
-    kept.resize(room);
     const uint64_t common = tuning_ || x.numel == 0 ? 0 : threshold_of(probability(0, x.numel));
     const auto threshold = [&](size_t i) { return tuning_ ? thresholds_[i] : common; };
-    sample(
-        key.philox, key.offset, x.numel, [&](size_t i) { return static_cast<uint32_t>(threshold(i) >> 16); }, threshold,
-        [&](size_t i) {
-          if (sums[i] == 0 || kept.count >= room) return;
-          const double p = config_.scaled ? static_cast<double>(threshold(i)) * 0x1p-32 : 1.0;
-          kept.add(i, saturated<S>(static_cast<double>(sums[i]) / p));
-        });
+    const auto coarse = [&](size_t i) { return static_cast<uint32_t>(threshold(i) >> 16); };
+    select_in_pieces(x.numel, kept, [&](size_t begin, size_t end, Selection<S>& part) {
+      const size_t most = std::min(room, end - begin);
+      part.resize(most);
+      sample(key.philox, key.offset, begin, end, coarse, threshold, [&](size_t i) {
+        if (sums[i] == 0 || part.count >= most) return;
+        const double p = config_.scaled ? static_cast<double>(threshold(i)) * 0x1p-32 : 1.0;
+        part.add(i, saturated<S>(static_cast<double>(sums[i]) / p));
+      });
+      return true;
+    });
+    kept.count = std::min(kept.count, room);
     return send(form, x, state, key, kept, out);
   });
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <optional>
 
 #include "common/error.h"
 #include "common/half.h"
@@ -244,29 +245,36 @@ void SteppedLevels::validate(Bytes in, uint64_t n, DType) const {
   }
 }
 
+auto SteppedLevels::visit(std::span<const Bytes> in, size_t n, double scale) const {
+  return [this, in, n, scale](const auto& start, const auto& done) {
+    const size_t scales = scale_bytes(n);
+    std::vector<std::optional<wire::LevelReader>> readers(in.size());  // none: all elements are zero
+    for (size_t m = 0; m < in.size() && n; ++m)
+      if (in[m][scales] != 0) readers[m].emplace(in[m].subspan(scales + 1), n, in[m][scales]);
+    std::vector<float> values(std::min(n, wire::kLevelSegment));
+    for (size_t begin = 0; begin < n; begin += wire::kLevelSegment) {
+      const View sums = start(begin, std::min(wire::kLevelSegment, n - begin));
+      for (size_t m = 0; m < in.size(); ++m) {
+        if (!readers[m]) continue;
+        readers[m]->next(scratch().levels.data());
+        segment_values(in[m], n, begin, scratch().levels.data(), values.data());
+        add_values(values.data(), scale, sums);
+      }
+      done(begin, sums);
+    }
+  };
+}
+
 void SteppedLevels::decode_add(Bytes in, DType, double scale, View acc) const {
-  const size_t n = acc.numel, scales = scale_bytes(n);
-  if (n == 0 || in[scales] == 0) return;
-  wire::LevelReader reader(in.subspan(scales + 1), n, in[scales]);
-  std::vector<float> values(std::min(n, wire::kLevelSegment));
-  for (size_t begin = 0; begin < n; begin += wire::kLevelSegment) {
-    reader.next(scratch().levels.data());
-    segment_values(in, n, begin, scratch().levels.data(), values.data());
-    add_values(values.data(), scale, acc.slice(begin, std::min(wire::kLevelSegment, n - begin)));
-  }
+  add_parts(acc, visit({&in, 1}, acc.numel, scale));
 }
 
 void SteppedLevels::decode_mean(std::span<const Bytes> in, View out) const {
-  const size_t n = out.numel, scales = scale_bytes(n);
-  if (n == 0) return;
-  std::vector<wire::LevelReader> readers;
-  for (const Bytes& payload : in)
-    readers.emplace_back(payload.subspan(scales + 1), n, std::max<int>(payload[scales], 2));
-  mean_of_chunks(in.size(), wire::kLevelSegment, out, [&](size_t m, size_t begin, size_t count, float* values) {
-    if (in[m][scales] == 0) return std::fill_n(values, count, 0.0f), void();
-    readers[m].next(scratch().levels.data());
-    segment_values(in[m], n, begin, scratch().levels.data(), values);
-  });
+  mean_parts(in.size(), out, visit(in, out.numel, 1.0));
+}
+
+void SteppedLevels::decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+  update_parts(acc, out, visit(in, acc.numel, scale));
 }
 
 }  // namespace tsq

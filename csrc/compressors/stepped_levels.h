@@ -36,6 +36,7 @@ class SteppedLevels : public FusedCompressor {
   void validate(Bytes in, uint64_t n, DType dtype) const final;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const final;
   void decode_mean(std::span<const Bytes> in, View out) const final;
+  void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const final;
 
  protected:
   /// Throws ArgumentError, which begins with `name`, if the budget or the blocks are impossible.
@@ -61,6 +62,8 @@ class SteppedLevels : public FusedCompressor {
 
  private:
   Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const final;
+  /// What accumulate.h calls visit.
+  auto visit(std::span<const Bytes> in, size_t n, double scale) const;
   size_t scale_bytes(size_t n) const { return norms(n) * (config_.bf16_scales ? 2 : 4); }
   float scale_at(const uint8_t* in, size_t block) const;
   /// The values of the segment that begins at element `begin` of n.

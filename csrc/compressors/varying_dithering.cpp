@@ -12,10 +12,10 @@ namespace tsq {
 VaryingDithering::VaryingDithering(const Config& config, std::optional<Tuning> tuning)
     : SteppedLevels("VaryingDithering", {.budget = config.budget, .contractive = config.contractive}, tuning),
       config_(config) {
-  if (config.norm != 1 && config.norm != 2)
-    throw ArgumentError(concat("VaryingDithering: norm: expected 1 or 2, got ", config.norm));
+  if (config.norm && *config.norm != 1 && *config.norm != 2)
+    throw ArgumentError(concat("VaryingDithering: norm: expected 1 or 2, got ", *config.norm));
   if (!tuning) return;
-  weights_ = weights_of(tuning->diagonal, tuning->n_mu, config.norm == 2);
+  weights_ = weights_of(tuning->diagonal, tuning->n_mu, config.norm != 1);
   const double largest = weights_.empty() ? 0 : *std::max_element(weights_.begin(), weights_.end());
   std::vector<double> factors;
   for (double& w : weights_) {
@@ -23,10 +23,11 @@ VaryingDithering::VaryingDithering(const Config& config, std::optional<Tuning> t
     factors.push_back(std::sqrt(w));
   }
   set_factors(factors);
+  equal_ = std::all_of(weights_.begin(), weights_.end(), [](double w) { return w == 1; });
 }
 
 std::string VaryingDithering::spec() const {
-  return "VaryingDithering(" + config_.budget.text() + (config_.norm == 2 ? ", norm=2)" : ")");
+  return "VaryingDithering(" + config_.budget.text() + (config_.norm ? concat(", norm=", *config_.norm, ")") : ")");
 }
 
 CompressorPtr VaryingDithering::with(bool contractive, std::optional<Tuning> tuning) const {
@@ -38,7 +39,7 @@ CompressorPtr VaryingDithering::with(bool contractive, std::optional<Tuning> tun
 void VaryingDithering::find_steps(const Scaled& z, std::span<const size_t> bounds, std::vector<double>& steps) const {
   const size_t n = bounds.back();
   const double beta = entries(n);
-  if (config_.norm == 1) {
+  if (!euclidean()) {
     steps[0] = z.sums(0, n).magnitudes / beta;
     return;
   }
@@ -59,13 +60,12 @@ double VaryingDithering::bound(std::span<const double> metric) const {
     aa += w[j], cc += metric[j] * metric[j] / w[j], ac += metric[j];
   }
   const double best = std::min(std::sqrt(linear), quarter);
-  return config_.norm == 2 ? best : std::min(best, (ac + std::sqrt(aa * cc)) / (2 * beta));
+  return euclidean() ? best : std::min(best, (ac + std::sqrt(aa * cc)) / (2 * beta));
 }
 
 double VaryingDithering::omega_of(size_t n) const {
   const double d = static_cast<double>(n), root = d / entries(n);
-  const bool equal = std::all_of(weights_.begin(), weights_.end(), [](double w) { return w == 1; });
-  if (equal) return dithering_omega(root);
+  if (equal_) return dithering_omega(root);
   return bound(std::vector<double>(n, 1.0));
 }
 

@@ -2,7 +2,7 @@
 // smoothness differ from coordinate to coordinate as is best for it. Format: docs/wire_format.md, codec 13 with one
 // block. Sources: Wang, Safaryan, Richtarik, 2022 (norm 2); the l1 form and all constants: docs/smoothness.md.
 //
-//   weights A_j: 1; with a smoothness L_jj; for DIANA+ 1 + L_jj/(n mu), with norm 2 sqrt(1 + (L_jj/(n mu))^2)
+//   weights A_j: 1; with a smoothness L_jj; for DIANA+ sqrt(1 + (L_jj/(n mu))^2), with norm=1 1 + L_jj/(n mu)
 //   norm 1   step_j = sum_l sqrt(A_l)|x_l| / (beta sqrt(A_j))       E |levels|_1 = beta
 //   norm 2   step_j = |x|_2 sqrt(sum A / A_j) / beta
 //   E non-zeros <= beta; omega <= min(|h|_2, |h|_2^2 / 4), script-L <= min(|Diag(L) h|_2, sum L_jj h_j^2 / 4),
@@ -19,7 +19,7 @@ class VaryingDithering final : public SteppedLevels {
  public:
   struct Config {
     Budget budget;
-    int norm = 1;              ///< 1 or 2
+    std::optional<int> norm;   ///< 1 or 2; none: 1 where all weights are equal, else 2
     bool contractive = false;  ///< not part of the spec: set by a mechanism
   };
 
@@ -34,6 +34,7 @@ class VaryingDithering final : public SteppedLevels {
 
  private:
   CompressorPtr with(bool contractive, std::optional<Tuning> tuning) const;
+  bool euclidean() const { return config_.norm.value_or(equal_ ? 1 : 2) == 2; }
   double omega_of(size_t n) const override;
   void find_steps(const Scaled& z, std::span<const size_t> bounds, std::vector<double>& steps) const override;
   /// script-L, or omega for metric 1, by the bounds above; `metric` is positive where weights are.
@@ -41,6 +42,7 @@ class VaryingDithering final : public SteppedLevels {
 
   Config config_;
   std::vector<double> weights_;  // divided by the largest; none: all 1
+  bool equal_ = true;            // all weights are 1
 };
 
 }  // namespace tsq

@@ -56,6 +56,17 @@ Facts facts_of(const std::vector<HookParameter>& parameters, const HookConfig& c
   return facts;
 }
 
+/// A tensor of more dimensions is a matrix of its first one and all others, where that is its order in memory.
+std::vector<MatrixShape> shapes_of(const std::vector<HookParameter>& parameters) {
+  std::vector<MatrixShape> shapes(parameters.size());
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    const at::Tensor& t = parameters[i].tensor;
+    if (t.dim() < 2 || t.numel() == 0 || !t.is_contiguous()) continue;
+    shapes[i] = {static_cast<size_t>(t.size(0)), static_cast<size_t>(t.numel() / t.size(0))};
+  }
+  return shapes;
+}
+
 std::unique_ptr<Exchange> agreed(std::unique_ptr<Exchange> exchange, const std::vector<HookParameter>& parameters,
                                  const HookConfig& config) {
   agree(*exchange, "attach", facts_of(parameters, config, *exchange));
@@ -78,6 +89,7 @@ Hook::Hook(const std::vector<HookParameter>& parameters, const HookConfig& confi
     : averager_(to_parameters(parameters, config.smoothness.has_value()), config.averager,
                 agreed(std::move(exchange), parameters, config)) {
   if (config.smoothness) follow(parameters, *config.smoothness);
+  if (config.rotation) rotation_ = std::make_unique<Rotation>(*config.rotation, averager_, shapes_of(parameters));
   for (size_t i = 0; i < parameters.size(); ++i)
     numbers_.emplace(parameters[i].tensor.unsafeGetTensorImpl(), static_cast<uint32_t>(i));
 }
@@ -118,7 +130,7 @@ c10::intrusive_ptr<Future> Hook::run(c10d::GradBucket& bucket) {
   try {
     // The bucket lives on the caller's stack: what the worker needs is copied out, the buffer by reference.
     const at::Tensor buffer = bucket.getBufferRef();
-    pipeline_.submit([this, buffer, ids = identify(bucket)] { averager_.average(ids, view_of(buffer)); },
+    pipeline_.submit([this, buffer, ids = identify(bucket)] { average(ids, view_of(buffer)); },
                      [future, buffer](const std::exception_ptr& error) {
                        if (ending) return;
                        if (error)
@@ -130,6 +142,20 @@ c10::intrusive_ptr<Future> Hook::run(c10d::GradBucket& bucket) {
     future->setErrorIfNeeded(std::current_exception());
   }
   return future;
+}
+
+void Hook::average(std::span<const uint32_t> ids, View buffer) {
+  if (rotation_)
+    rotation_->average(averager_, ids, buffer);
+  else
+    averager_.average(ids, buffer);
+}
+
+void Hook::scale_state(double factor) {
+  between_buckets([&](Averager& averager) {
+    averager.scale_state(factor);
+    if (rotation_) rotation_->scale(factor);
+  });
 }
 
 void Hook::between_buckets(const std::function<void(Averager&)>& task) {

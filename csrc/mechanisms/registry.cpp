@@ -208,12 +208,11 @@ std::string mechanism_names() {
   return out;
 }
 
-void check_spec(std::string_view text) {
+std::string canonical_spec(std::string_view text) {
   const Value value = parse_expression(text);
-  if (value.kind == Value::Kind::kCall && condition_kind(value.text))
-    make_condition(text, value);
-  else
-    make_mechanism(text, value);
+  if (value.kind == Value::Kind::kCall && condition_kind(value.text)) return make_condition(text, value).spec();
+  if (value.kind == Value::Kind::kCall && is_compressor(value.text)) return make_compressor(text, value)->spec();
+  return make_mechanism(text, value)->spec();
 }
 
 MechanismPtr parse_mechanism(std::string_view text) { return make_mechanism(text, parse_expression(text)); }

@@ -10,8 +10,9 @@ namespace tsq {
 /// "Direct, ErrorFeedback": for error messages.
 std::string mechanism_names();
 
-/// Throws SpecError unless `text` is a spec, or a part of one that has an object of its own in Python: a condition.
-void check_spec(std::string_view text);
+/// The text of a spec, or of a part of one (a compressor, a condition), with its arguments in order and without
+/// defaults. Throws SpecError that shows the column.
+std::string canonical_spec(std::string_view text);
 
 /// Parses a spec. Throws SpecError that shows the column.
 MechanismPtr parse_mechanism(std::string_view text);

@@ -29,8 +29,8 @@ PYTHON_ARROWS = {"smoothness": {"_C"}, "spec": {"_C", "smoothness"}, "compressor
                  "policy": {"_C", "parser", "spec"},
                  "checkpoint": {"_C"}, "watch": {"_C"}, "_build": set()}
 # the reference must not see the library that it judges; inside it the codecs see wire and philox, and codec 1's payload
-REFERENCE_ARROWS = {"wire": set(), "philox": set(), "mixed": {"quantizer"}, "codes": {"quantizer"}, "values": {"quantizer"}, "sparse": {"values"},
-                    "subset": {"sparse", "values"}, "dithering": {"levels"}, "stepped": {"dithering", "levels"}}
+REFERENCE_ARROWS = {"wire": set(), "philox": set(), "mixed": {"quantizer"}, "codes": {"quantizer"}, "values": {"quantizer"},
+                    "sparse": {"values"}, "subset": {"sparse", "values"}, "dithering": {"levels"}, "stepped": {"dithering", "levels"}}
 
 SOURCES = sorted(str(p.relative_to(CSRC)) for p in CSRC.rglob("*") if p.suffix in {".h", ".cpp", ".cc", ".cu", ".hpp"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -41,8 +42,8 @@ def variances(spec: tsq.Compressor, y: torch.Tensor, diagonal: torch.Tensor, n_m
         return torch.where(p > 0, (1 / p - 1) * y**2, 0.0)
     if isinstance(spec, tsq.BlockDithering):
         h, edges = sm.block_steps(diagonal, spec.blocks, spec.budget, n_mu), [d * i // spec.blocks for i in range(spec.blocks + 1)]
-        steps = torch.cat([torch.full((b - a,), float(h[i] * y[a:b].norm())) for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))])
-    elif spec.norm == 2:
+        steps = torch.cat([torch.full((b - a,), float(h[i] * y[a:b].norm())) for i, (a, b) in enumerate(pairwise(edges))])
+    elif spec.norm != 1:
         steps = y.norm() * sm.varying_steps(diagonal, spec.budget, n_mu)
     else:
         A = diagonal if n_mu == 0 else 1 + diagonal / n_mu
@@ -51,7 +52,7 @@ def variances(spec: tsq.Compressor, y: torch.Tensor, diagonal: torch.Tensor, n_m
     return t * (1 - t) * steps**2
 
 
-COMPRESSORS = [tsq.VaryingDithering(4.0), tsq.VaryingDithering(4.0, norm=2), tsq.BlockDithering(3, 7.0), tsq.SmoothBernoulli(4.0)]
+COMPRESSORS = [tsq.VaryingDithering(4.0), tsq.VaryingDithering(4.0, norm=1), tsq.BlockDithering(3, 7.0), tsq.SmoothBernoulli(4.0)]
 
 
 @pytest.mark.parametrize("c", COMPRESSORS, ids=repr)
@@ -177,12 +178,17 @@ def test_a_diagonal_smoothness_leaves_one_absolute_step():
     for seed in range(30):
         gradient = torch.randn(50, generator=g, dtype=torch.float64) * 10 ** (-3 * torch.rand(50, generator=g, dtype=torch.float64))
         D_ = tsq.Diagonal(10 ** (-2 * torch.rand(50, generator=g, dtype=torch.float64)))
-        c = tsq.VaryingDithering(15.0)
+        c = tsq.VaryingDithering(15.0, norm=1)
         plus = tsq.Sender(c, 50, dtype=torch.float64, seed=seed, smoothness=D_).send(gradient)
         plain = tsq.Sender(c, 50, dtype=torch.float64, seed=seed).send(gradient)
         equal += torch.equal(plus[60:], plain[60:])  # behind the header and the scale
         estimate = tsq.Receiver(c, 50, dtype=torch.float64, smoothness=D_).receive([plus])
         step = gradient.abs().sum() / 15
+        torch.testing.assert_close(estimate / step, (estimate / step).round(), rtol=0, atol=2e-5)
+        spec, weight = tsq.VaryingDithering(15.0), D_.diagonal()
+        estimate = tsq.Receiver(spec, 50, dtype=torch.float64, smoothness=D_).receive(
+            [tsq.Sender(spec, 50, dtype=torch.float64, seed=seed, smoothness=D_).send(gradient)])
+        step = (weight.sum() * (gradient**2 / weight).sum()).sqrt() / 15
         torch.testing.assert_close(estimate / step, (estimate / step).round(), rtol=0, atol=2e-5)
     assert equal >= 29  # rounding may move one level in a million
 

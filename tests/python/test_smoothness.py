@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,21 +200,22 @@ def diagonals() -> list[torch.Tensor]:
     return [10 ** (-spread * torch.rand(d, generator=g, dtype=torch.float64)) for d, spread in ((5, 1.0), (12, 3.0), (40, 2.0))]
 
 
+def optimisers():
+    pytest.importorskip("scipy")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from benchmarks.smoothness import optimum
+    return optimum
+
+
 @pytest.mark.parametrize("n_mu", [0.0, 0.02])
 def test_varying_steps_are_optimal(n_mu):
-    optimize = pytest.importorskip("scipy.optimize")
+    optimum = optimisers()
     for diagonal in diagonals():
         L, beta = diagonal.numpy(), len(diagonal) / 4
         h = sm.varying_steps(diagonal, beta, n_mu).numpy()
         cost = L**2 if n_mu == 0 else 1 + (L / n_mu) ** 2  # of h_j^2
-
-        def value(theta, cost=cost, beta=beta):  # |1/h|_2 = beta by construction
-            shares = np.exp(theta - theta.max())
-            return math.log(np.sum(cost / (beta**2 * shares / shares.sum())))
-
-        best = math.exp(optimize.minimize(value, np.zeros(len(L)), method="BFGS", options={"gtol": 1e-10}).fun)
         assert np.sum(1 / h**2) == pytest.approx(beta**2, rel=1e-12)
-        assert np.sum(cost * h**2) == pytest.approx(best, rel=REL)
+        assert np.sum(cost * h**2) == pytest.approx(optimum.varying(cost, beta), rel=REL)
         total = L.sum() if n_mu == 0 else np.sqrt(cost).sum()
         assert math.sqrt(np.sum(cost * h**2)) == pytest.approx(total / beta, rel=1e-12)
         if n_mu == 0:
@@ -221,38 +225,38 @@ def test_varying_steps_are_optimal(n_mu):
 
 @pytest.mark.parametrize("n_mu", [0.0, 0.02])
 def test_block_steps_are_optimal(n_mu):
-    optimize = pytest.importorskip("scipy.optimize")
+    optimum, random = optimisers(), np.random.default_rng(0)
     for diagonal in diagonals():
         d, blocks = len(diagonal), 4
         edges = [d * i // blocks for i in range(blocks + 1)]
         sizes = np.diff(edges)
-        costs = np.array([float(diagonal[a:b].norm()) for a, b in zip(edges, edges[1:], strict=False)])
+        costs = np.array([float(diagonal[a:b].norm()) for a, b in pairwise(edges)])
         costs = costs if n_mu == 0 else np.sqrt(sizes) + costs / n_mu
-        beta = d / 3 + blocks
-        for rule, used in {"optimal": lambda s, sizes=sizes: np.sum(s * np.sqrt(sizes) + 1),
-                           "paper": lambda s, sizes=sizes: np.sum(s**2 + s * np.sqrt(sizes) + 1)}.items():
+        beta, value = d / 3 + blocks, {}
+        for rule, squares in {"optimal": 0, "paper": 1}.items():
             h = sm.block_steps(diagonal, blocks, beta, n_mu, rule).numpy()
+
+            def used(s, squares=squares, sizes=sizes):
+                return float(np.sum(squares * s**2 + s * np.sqrt(sizes) + 1))
+
             assert used(1 / h) == pytest.approx(beta, rel=1e-10)
             np.testing.assert_allclose(h * costs, (h * costs)[0], rtol=1e-12)
-            start = np.full(blocks, (beta - blocks) / (2 * np.sum(np.sqrt(sizes)) + beta))
-            unit = float(np.max(costs / start))
-            solved = optimize.minimize(
-                lambda v: v[0], np.append(1.0, start), method="SLSQP", options={"ftol": 1e-15, "maxiter": 500},
-                constraints=[{"type": "ineq", "fun": lambda v, unit=unit, costs=costs: v[0] * v[1:] * unit / costs - 1},
-                             {"type": "ineq", "fun": lambda v, used=used, beta=beta: 1 - used(v[1:]) / beta}],
-                bounds=[(1e-9, None)] * (blocks + 1))
-            assert solved.success
-            assert np.max(h * costs) == pytest.approx(solved.x[0] * unit, rel=REL)
-        tight, paper = (float(sm.block_steps(diagonal, blocks, beta, n_mu, r)[0]) for r in ("optimal", "paper"))
-        loose = tight + math.sqrt(float(np.sum(costs**2)) / (beta - blocks)) / costs[0]
-        assert tight <= paper <= loose
+            value[rule] = float(np.max(h * costs))
+            assert value[rule] == pytest.approx(optimum.blocks(costs, sizes, beta, squares == 1), rel=REL)
+            for _ in range(200):  # no other feasible steps are better
+                other = np.exp(0.2 * random.normal(size=blocks)) / h
+                while used(other) > beta:
+                    other *= 0.999
+                assert np.max(costs / other) >= value[rule] * (1 - 1e-12)
+        loose = value["optimal"] + math.sqrt(float(np.sum(costs**2)) / (beta - blocks))
+        assert value["optimal"] <= value["paper"] <= loose
     uniform = sm.block_steps(diagonals()[2], 4, 12.0, 0.0, "uniform")
     assert len(set(uniform.tolist())) == 1 and float((1 / uniform**2 + math.sqrt(10) / uniform + 1).sum()) == pytest.approx(12)
 
 
 @pytest.mark.parametrize("n_mu", [0.0, 0.02])
 def test_bernoulli_probabilities_are_optimal(n_mu):
-    optimize = pytest.importorskip("scipy.optimize")
+    optimum, random = optimisers(), np.random.default_rng(0)
     for diagonal in diagonals():
         A = diagonal.numpy() if n_mu == 0 else 1 + diagonal.numpy() / n_mu
         tau = len(A) / 4
@@ -260,9 +264,7 @@ def test_bernoulli_probabilities_are_optimal(n_mu):
         worst = (1 / p - 1) * A
         assert p.sum() == pytest.approx(tau, rel=1e-12) and worst.max() <= A.sum() / tau
         np.testing.assert_allclose(worst, worst[0], rtol=1e-9)
-        exact = optimize.brentq(lambda rho, A=A, tau=tau: np.sum(A / (A + rho)) - tau, 0, A.sum() / tau, xtol=1e-14, rtol=1e-14)
-        assert worst[0] == pytest.approx(exact, rel=REL)
-        random = np.random.default_rng(0)
+        assert worst[0] == pytest.approx(optimum.bernoulli(A, tau), rel=REL)
         for _ in range(200):  # no other feasible p is better
             other = np.clip(p * np.exp(0.1 * random.normal(size=len(p))), 1e-9, 1)
             other *= min(1, tau / other.sum())
@@ -283,8 +285,9 @@ def test_impossible_budgets(call, message):
 # ---- script-L -------------------------------------------------------------------------------------------------------
 
 UNBIASED = ["Identity()", "Natural()", "Quantizer(bits=2, block=32, levels='unbiased')", "Quantizer(bits=4)", "Ternary(block=32)",
-            "Dithering(levels=2)", "Dithering(levels=3, norm='inf', block=32)", "NaturalDithering(levels=3)", "RandK(k=12)", "Bernoulli(0.3)",
-            "StochasticSparsifier(12)", "VaryingDithering(12)", "VaryingDithering(12, norm=2)", "BlockDithering(4, 16)",
+            "Dithering(levels=2)", "Dithering(levels=3, norm='inf', block=32)", "NaturalDithering(levels=3)", "RandK(k=12)",
+            "Bernoulli(0.3)",
+            "StochasticSparsifier(12)", "VaryingDithering(12)", "VaryingDithering(12, norm=1)", "BlockDithering(4, 16)",
             "BlockDithering(4, 16, 'uniform', scale_dtype='bf16')", "SmoothBernoulli(12)", "Quantizer(bits=1, block=32, levels='unbiased')"]
 
 

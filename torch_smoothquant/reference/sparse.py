@@ -169,7 +169,7 @@ def _bernoulli(x: Tensor, key: Key, p: float, value_dtype: ValueDType = None, co
 def _smooth_bernoulli(x: Tensor, key: Key, budget: float | None = None, ratio: float | None = None, value_dtype: ValueDType = None,
                       contractive: bool = False) -> Encoding:
     """Without a smoothness, for budgets in entries."""
-    entries = budget if ratio is None else ratio * x.numel()
+    entries = (budget or 0.0) if ratio is None else ratio * x.numel()
     bar = max(1, round(min(entries / x.numel(), 1.0) * 2**32)) if x.numel() else 0
     chosen = (uniform(x.numel(), philox_key(key.seed, key.step, key.rank)) < bar) & (x != 0)
     kept = torch.nonzero(chosen).flatten()[: entry_bound(entries if x.numel() else 0.0, x.numel())]

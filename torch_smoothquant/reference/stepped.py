@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -114,10 +115,11 @@ def omega(u: float) -> float:
 
 
 def _granted(numel: int, budget: float | None, ratio: float | None, norms: int) -> float:
-    check((budget is None) != (ratio is None), "budget, ratio", "exactly one", (budget, ratio))
     if ratio is not None:
-        check(0 < ratio <= 1, "ratio", "above 0, at most 1", ratio)
+        check(budget is None and 0 < ratio <= 1, "budget, ratio", "one of them, ratio above 0, at most 1", (budget, ratio))
         return ratio * numel
+    if budget is None:
+        raise ValueError("budget, ratio: expected one of them, found none")
     check(numel == 0 or norms < budget <= numel + norms, "budget", f"above {norms}, at most {numel + norms}", budget)
     return budget - norms
 
@@ -133,14 +135,14 @@ def _encoding(x: Tensor, steps: list[float] | None, key: Key, bf16: bool, blocks
     return Encoding(payload, True, 0, int(bf16), blocks)
 
 
-def _varying(x: Tensor, key: Key, budget: float | None = None, norm: int = 1, ratio: float | None = None,
+def _varying(x: Tensor, key: Key, budget: float | None = None, norm: int | None = None, ratio: float | None = None,
              contractive: bool = False) -> Encoding:
-    check(norm in (1, 2), "norm", "1 or 2", norm)
+    check(norm in (None, 1, 2), "norm", "None, 1 or 2", norm)
     x, steps, omegas = x.to(_F32), None, []
     beta = _granted(x.numel(), budget, ratio, 0)
     if bool(x.isfinite().all()) and x.numel():
         magnitudes, squares = sums(x)
-        steps = [magnitudes / beta if norm == 1 else math.sqrt(squares) * math.sqrt(x.numel()) / beta]
+        steps = [magnitudes / beta if norm != 2 else math.sqrt(squares) * math.sqrt(x.numel()) / beta]
         omegas = [omega(x.numel() / beta)]
     return _encoding(x, steps, key, False, 1, omegas, contractive)
 
@@ -154,14 +156,14 @@ def _blocks(x: Tensor, key: Key, blocks: int, budget: float | None = None, steps
     count = len(at) - 1
     left = (_granted(x.numel(), budget, ratio, count) + count) - count
     if bool(x.isfinite().all()) and x.numel():
-        roots = [math.sqrt(b - a) for a, b in zip(at, at[1:], strict=False)]
+        roots = [math.sqrt(b - a) for a, b in pairwise(at)]
         if steps == "uniform":
             each = left / count
             h = [max((r + math.sqrt(r * r + 4 * each)) / (2 * each) for r in roots)] * count
         else:
             delta = sum(r * r for r in roots) / left
             h = [delta / r for r in roots]
-        found = [math.sqrt(sums(x[a:b])[1]) * step for a, b, step in zip(at, at[1:], h, strict=False)]
+        found = [math.sqrt(sums(x[a:b])[1]) * step for (a, b), step in zip(pairwise(at), h, strict=True)]
         omegas = [omega(step * r) for step, r in zip(h, roots, strict=True)]
     return _encoding(x, found, key, scale_dtype == "bf16", blocks, omegas, contractive)
 

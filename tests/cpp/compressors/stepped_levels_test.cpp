@@ -7,6 +7,7 @@
 #include "compressors/registry.h"
 #include "compressors/smooth_bernoulli.h"
 #include "compressors/varying_dithering.h"
+#include "smoothness/smoothness.h"
 #include "vectors.h"
 #include "wire/levels.h"
 
@@ -35,8 +36,8 @@ std::vector<uint8_t> payload_of(const Compressor& c, const Vector& x, uint64_t s
 
 Vector decoded(const Compressor& c, Bytes payload, size_t n) {
   Vector out(DType::kFloat64, n);
-  c.validate(payload, n, DType::kFloat64);
-  c.decode_add(payload, DType::kFloat64, 1.0, out.view());
+  c.validate(payload, n, DType::kFloat32);
+  c.decode_add(payload, DType::kFloat32, 1.0, out.view());
   return out;
 }
 
@@ -140,8 +141,8 @@ TEST(SteppedLevels, FittedToASmoothness) {
   const size_t n = 64;
   Tuning tuning;
   for (size_t j = 0; j < n; ++j) tuning.diagonal.push_back(j % 8 == 0 ? 0.0 : std::pow(0.9, double(j)));
-  for (const char* spec : {"VaryingDithering(budget=16.0)", "VaryingDithering(budget=16.0, norm=2)",
-                           "BlockDithering(blocks=4, budget=20.0)", "SmoothBernoulli(budget=16.0)"}) {
+  for (const char* spec : {"VaryingDithering(budget=6.0)", "VaryingDithering(budget=6.0, norm=1)",
+                           "BlockDithering(blocks=4, budget=10.0)", "SmoothBernoulli(budget=6.0)"}) {
     const CompressorPtr plain = parse_compressor(spec), fitted = plain->tuned(tuning);
     ASSERT_TRUE(fitted) << spec;
     EXPECT_EQ(fitted->spec(), plain->spec());

@@ -14,7 +14,7 @@
 namespace tsq {
 namespace {
 
-constexpr uint64_t kRootHash = 0;
+constexpr uint64_t kRootHash = 0x02146EE8E8326236;
 
 std::vector<double> random_symmetric(size_t d, uint32_t seed) {
   std::mt19937 random(seed);
