@@ -63,7 +63,8 @@ from .spec import Compressor, Mechanism, Spec, SpecError  # noqa: E402
 
 __all__ = [
     "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bernoulli", "Bidirectional", "Cast", "Compressor", "Direct", "Dithering",
-    "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering", "PermK", "Quantizer", "RandK", "Receiver", "Running", "Sender",
+    "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering", "PermK", "Quantizer", "RandK", "Receiver", "Running",
+    "Sender",
     "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "UniformStep", "WireError", "attach",
     "comm_hook", "decode", "encode", "num_threads", "parse", "prepare", "set_num_threads", "trim",
 ]

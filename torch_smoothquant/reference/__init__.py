@@ -13,5 +13,6 @@ from .philox import dither, philox4x32, philox_key
 from .wire import CODECS, DTYPES, NON_FINITE, Message, Section, build_message, decode, decode_section, encode, parse_message
 
 __all__ = ["CODECS", "DTYPES", "NON_FINITE", "Message", "Section", "build_message", "cast", "codes", "decode", "decode_section", "dither",
-           "dithering", "encode", "levels", "mixed", "parse_message", "philox4x32", "philox_key", "quantizer", "sparse", "subset", "uniform_step",
+           "dithering", "encode", "levels", "mixed", "parse_message", "philox4x32", "philox_key", "quantizer", "sparse", "subset",
+           "uniform_step",
            "values"]
