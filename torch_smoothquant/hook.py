@@ -185,8 +185,8 @@ def attach(
             again and sends it to all), ``"dense"`` (plain all-reduce). ``"auto"``: sharded for more than 4 ranks or if ``down`` is given;
             all_gather otherwise. Specs that compress nothing (``Identity``) always travel dense.
         policy: None or ``Fixed()``: every compressor sends what its spec says. :class:`CAT`: sparse ones choose how much in every step.
-        smoothness: a :class:`Running` estimate: the widths of the spec's ``Quantizer`` are then averages, planned anew every so many steps for
-            each parameter under the same budget of bytes. None: every parameter has the average.
+        smoothness: a :class:`Running` estimate: the widths of the spec's ``Quantizer`` are then averages, planned anew every so many steps
+            for each parameter under the same budget of bytes (``Running("kronecker")``: another basis). None: nothing is planned.
         overrides: spec by glob pattern of the parameter's name, first match counts, before ``exempt``: ``{"*.embed.*": "Identity()"}``.
         exempt: parameters that travel uncompressed inside the same message. ``"default"``: ndim <= 1 or fewer than 2048 elements.
             None: no parameter. A callable ``(name, parameter) -> bool`` in place of the rule. A sequence of glob patterns: these too.
