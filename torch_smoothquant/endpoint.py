@@ -57,8 +57,9 @@ def trim(message: torch.Tensor) -> torch.Tensor:
 def set_num_threads(count: int) -> None:
     """How many threads a compressor may use, the caller's included; 1 at first, which leaves the other cores to the training.
 
-    For the whole process, the hook included. Messages, states and averages do not depend on it. The quantizers and :class:`Natural`
-    use it, from 131072 elements on; the others run on one thread.
+    For the whole process, the hook included. Messages, states and averages do not depend on it. Vectors of 131072 elements and more
+    are cut into pieces. ``RandK`` and ``PermK`` run on one thread; so do ``StochasticSparsifier``'s threshold and the coding of a sparse
+    message's entries.
     """
     _C.set_num_threads(_integer(count, "num_threads"))
 

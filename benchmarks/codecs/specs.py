@@ -41,7 +41,9 @@ CHOSEN = [
     ("TopK(ratio=0.001)", "the slowest links, with error feedback"),
 ]
 
-THREADED = {"Natural", "Quantizer", "Sign", "Ternary"}  # codecs that use tsq.set_num_threads
+# Codecs that use tsq.set_num_threads.
+THREADED = {"Bernoulli", "Cast", "Dithering", "Natural", "NaturalDithering", "Quantizer", "Sign", "SparseSign", "StochasticSparsifier",
+            "Ternary", "TopK", "UniformStep"}
 
 
 def name_of(spec: str) -> str:

@@ -36,10 +36,10 @@ uint64_t bounded(uint64_t random, uint64_t bound) {
   return ((random >> 32) * bound + (low >> 32)) >> 32;
 }
 
-/// Where in its group a rank's element stands.
+/// Where in its group a rank's element stands; rank < world.
 uint32_t place(uint32_t word, uint32_t rank, uint32_t world) {
   const uint64_t at = rank + (uint64_t{word} * world >> 32);
-  return static_cast<uint32_t>(at < world ? at : at - world);
+  return static_cast<uint32_t>(std::min(at, at - world));  // below 0 it wraps around
 }
 
 SubsetHead head_of(const uint8_t* in) { return {load<uint64_t>(in), load<uint64_t>(in + 8)}; }
