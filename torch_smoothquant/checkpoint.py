@@ -7,9 +7,9 @@ from typing import Any
 
 from . import _C
 
-VERSION = 1
+VERSION = 2
 MODES = ("rank", "mean")
-PROGRESS = ("steps", "fresh", "up_rate", "down_rate")  # of a parameter, beside its state vectors
+PROGRESS = ("steps", "fresh", "up_rates", "down_rates")  # of a parameter, beside its state vectors
 
 
 def save(core: _C.Hook, mode: str, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def load(core: _C.Hook, state_dict: Mapping[str, Any], identity: Mapping[str, An
     for name, entry in given.items():
         if missing := set(PROGRESS) - set(entry):
             raise ValueError(f"state_dict: {name}: expected more keys: {', '.join(sorted(missing))} not there")
-        progress[name] = (entry["steps"], entry["fresh"], entry["up_rate"], entry["down_rate"])
+        progress[name] = (entry["steps"], entry["fresh"], entry["up_rates"], entry["down_rates"])
         for key, value in entry.items():
             if key in PROGRESS:
                 continue

@@ -98,8 +98,8 @@ StateKey key_of(const Averager& averager, const StateRef& ref) {
   return {averager.parameters()[ref.parameter].name, name_of(ref.side), ref.name};
 }
 
-/// (steps, fresh, the worker's rate, the owner's rate)
-using ProgressTuple = std::tuple<uint64_t, bool, double, double>;
+/// (steps, fresh, the worker's rates, the owner's rates)
+using ProgressTuple = std::tuple<uint64_t, bool, std::vector<double>, std::vector<double>>;
 
 /// {key: (begin, values)}
 using Vectors = std::map<StateKey, std::pair<size_t, at::Tensor>>;
@@ -134,15 +134,14 @@ StateTuple state(Hook& hook) {
 /// The state of all ranks, whole vectors, workers' by their mean. Collective.
 StateTuple whole_state(Hook& hook) {
   StateTuple out;
-  hook.between_buckets([&](Averager& averager) {
+  hook.together([&](Averager& averager) {
     check_whole(averager);
     for (const WholeVector& v : mean_state(averager.states(), averager.parameters(), averager.exchange())) {
       const StateRef ref{v.parameter, v.side, v.name, 0, v.values.view()};
       out.first.emplace(key_of(averager, ref), std::make_pair(size_t{0}, copy_of(ref.view)));
     }
     out.second = progress_of(averager);
-    for (auto& [name, progress] : out.second)
-      std::get<2>(progress) = std::get<3>(progress) = 1.0;  // rates are a rank's
+    for (auto& [name, progress] : out.second) std::get<2>(progress) = std::get<3>(progress) = {};  // rates are a rank's
   });
   return out;
 }
@@ -159,8 +158,8 @@ void load_progress(Averager& averager, const std::map<std::string, ProgressTuple
     const auto found = progress.find(averager.parameters()[i].name);
     if (found == progress.end())
       throw ArgumentError(concat("state_dict: expected steps of ", averager.parameters()[i].name, ", not there"));
-    const auto& [steps, fresh, up_rate, down_rate] = found->second;
-    if (write) averager.states().progress(i) = {steps, fresh, {up_rate, down_rate}};
+    const auto& [steps, fresh, up_rates, down_rates] = found->second;
+    if (write) averager.states().progress(i) = {steps, fresh, {up_rates, down_rates}};
   }
 }
 
@@ -250,7 +249,7 @@ void load_running_state(Hook& hook, const RunningState& state) {
 
 /// Collective: every rank must give the same numbers.
 void update_smoothness(Hook& hook, const std::map<std::string, at::Tensor>& diagonals) {
-  hook.between_buckets([&](Averager& averager) {
+  hook.together([&](Averager& averager) {
     if (!averager.planner()) throw ArgumentError("update_smoothness: expected a hook with smoothness=Running(...)");
     Facts facts;
     for (const auto& [name, tensor] : diagonals) {

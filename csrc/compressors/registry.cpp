@@ -6,6 +6,7 @@
 #include <map>
 
 #include "common/error.h"
+#include "compressors/block_dithering.h"
 #include "compressors/cast.h"
 #include "compressors/dithering.h"
 #include "compressors/identity.h"
@@ -17,6 +18,7 @@
 #include "compressors/sign.h"
 #include "compressors/ternary.h"
 #include "compressors/uniform_step.h"
+#include "compressors/varying_dithering.h"
 #include "wire/levels.h"
 
 namespace tsq {
@@ -111,11 +113,34 @@ CompressorPtr make_uniform_step(std::string_view text, const Value& call) {
   return build<UniformStep>(text, call, config);
 }
 
+CompressorPtr make_varying_dithering(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"budget", "norm", "ratio", "bits"});
+  VaryingDithering::Config config;
+  config.budget = take_budget(arguments);
+  if (const auto norm = arguments.optional_integer("norm", 1, 2)) config.norm = static_cast<int>(*norm);
+  arguments.finish();
+  return build<VaryingDithering>(text, call, config);
+}
+
+CompressorPtr make_block_dithering(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"blocks", "budget", "steps", "ratio", "bits", "scale_dtype"});
+  BlockDithering::Config config;
+  const auto blocks = arguments.optional_integer("blocks", 1, SteppedLevels::kMaxBlocks);
+  if (!blocks) throw_spec(text, call.column, "BlockDithering needs an argument 'blocks'");
+  config.blocks = static_cast<uint32_t>(*blocks);
+  config.budget = take_budget(arguments);
+  if (const auto steps = arguments.choice("steps", {"optimal", "uniform"})) config.uniform = *steps == "uniform";
+  config.bf16_scales = arguments.choice("scale_dtype", {"bf16"}).has_value();
+  arguments.finish();
+  return build<BlockDithering>(text, call, config);
+}
+
 using Factory = CompressorPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
   static const std::map<std::string, Factory, std::less<>> table = {
       {"Bernoulli", make_bernoulli},
+      {"BlockDithering", make_block_dithering},
       {"Cast", make_cast},
       {"Dithering", make_dithering<Dithering>},
       {"Identity", make_plain<Identity>},
@@ -125,11 +150,13 @@ const std::map<std::string, Factory, std::less<>>& factories() {
       {"Quantizer", make_quantizer},
       {"RandK", make_randk},
       {"Sign", make_with_block<Sign>},
+      {"SmoothBernoulli", make_smooth_bernoulli},
       {"SparseSign", make_sparse_sign},
       {"StochasticSparsifier", make_stochastic_sparsifier},
       {"Ternary", make_with_block<Ternary>},
       {"TopK", make_topk},
       {"UniformStep", make_uniform_step},
+      {"VaryingDithering", make_varying_dithering},
   };
   return table;
 }
@@ -191,6 +218,8 @@ CompressorPtr decoder_for(const wire::Format& format) {
       return dithering_for<Dithering>(format);
     case wire::Codec::kNaturalDithering:
       return dithering_for<NaturalDithering>(format);
+    case wire::Codec::kSteppedLevels:
+      return BlockDithering::reader_of(format);
     case wire::Codec::kCast:
       return std::make_shared<Cast>(static_cast<CastTo>(format.variant));
   }

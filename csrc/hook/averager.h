@@ -79,6 +79,7 @@ class Averager {
     ConstView x;  ///< what was compressed; stays as it is until the bucket is delivered
     std::vector<wire::Section> sections;
     std::vector<Bytes> payloads;
+    std::vector<std::optional<double>> targets;
     bool changed_state;  ///< false: marked or held
   };
 
@@ -94,13 +95,15 @@ class Averager {
   size_t send_shard(const Shard& shard, ConstView buffer, MutableBytes out);
   std::vector<wire::Message> check_messages(std::span<const Bytes> messages, const Shard& shard, bool owner,
                                             DType dtype, int first_rank) const;
+  wire::Message check_message(Bytes bytes, const Shard& shard, bool owner, DType dtype, int rank) const;
   /// True if sent_ from `first` on holds skipped slices and nothing else: such a message does not travel.
   bool all_skipped(size_t first) const;
   wire::Message skipped_message(const Shard& shard, bool owner) const;
   void send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out);
   bool receive_piece(const Piece& piece, bool owner, std::span<const wire::Message> messages, View out);
-  void pay(const Layout& layout, View buffer, double sign);
-  void settle(const Layout& layout, ConstView delivered);
+  void pay(const Layout& layout, View buffer);
+  void add_owed(View buffer, double sign);
+  void settle(ConstView delivered);
   void take_back();
   void retract(const Sent& sent);
   void finish_step(const Layout& layout);
@@ -121,6 +124,7 @@ class Averager {
   bool torn_ = false;
   uint64_t sequence_ = 0;           // of compressed buckets: the step in their messages' headers
   std::vector<Delivery> delivery_;  // by parameter, of the current bucket
+  std::vector<const Piece*> paid_;  // of the current bucket: what is owed went into these
   std::vector<Sent> sent_;          // of the current bucket, in the order of pieces
   std::map<std::vector<uint32_t>, Layout> layouts_;
   std::unique_ptr<Planner> planner_;  // or null

@@ -10,6 +10,15 @@ namespace tsq {
 
 namespace {
 
+/// The mechanism of a spec; ArgumentError if it asks for a smoothness, which a hook does not give.
+MechanismPtr mechanism_of(const std::string& spec) {
+  MechanismPtr mechanism = parse_mechanism(spec);
+  if (const char* const kind = mechanism->lacks_smoothness())
+    throw ArgumentError(
+        concat("spec: expected one without smoothness='", kind, "': a hook has none to give, got ", spec));
+  return mechanism;
+}
+
 using c10::ivalue::Future;
 
 DType dtype_of(const at::Tensor& tensor, const std::string& name) {
@@ -26,8 +35,8 @@ std::vector<Parameter> to_parameters(const std::vector<HookParameter>& given, bo
     if (!p.tensor.device().is_cpu())
       throw ArgumentError(concat("parameter ", p.name, ": expected device cpu, got ", p.tensor.device().str(),
                                  "; kernels for other devices do not exist yet"));
-    out.push_back({p.name, static_cast<size_t>(p.tensor.numel()), dtype_of(p.tensor, p.name), parse_mechanism(p.up),
-                   parse_mechanism(p.down)});
+    out.push_back({p.name, static_cast<size_t>(p.tensor.numel()), dtype_of(p.tensor, p.name), mechanism_of(p.up),
+                   mechanism_of(p.down)});
   }
   if (plannable) Planner::make_plannable(out);
   return out;
@@ -153,8 +162,21 @@ void Hook::between_buckets(const std::function<void(Averager&)>& task) {
   pipeline_.run([&] { task(averager_); });
 }
 
-void Hook::set_enabled(bool enabled) {
+void Hook::together(const std::function<void(Averager&)>& task) {
   between_buckets([&](Averager& averager) {
+    try {
+      task(averager);
+    } catch (const ArgumentError&) {
+      throw;
+    } catch (const std::exception& e) {
+      pipeline_.poison(e.what());
+      throw;
+    }
+  });
+}
+
+void Hook::set_enabled(bool enabled) {
+  together([&](Averager& averager) {
     agree(averager.exchange(), "set_enabled", {{"enabled", enabled ? "True" : "False"}});
     averager.set_enabled(enabled);
   });
@@ -168,10 +190,10 @@ void Hook::set_specs(const std::vector<std::pair<std::string, std::string>>& spe
   std::vector<std::pair<MechanismPtr, MechanismPtr>> mechanisms;
   Facts facts;
   for (size_t i = 0; i < specs.size(); ++i) {
-    mechanisms.emplace_back(parse_mechanism(specs[i].first), parse_mechanism(specs[i].second));
+    mechanisms.emplace_back(mechanism_of(specs[i].first), mechanism_of(specs[i].second));
     facts.emplace_back(averager_.parameters()[i].name, concat("up ", specs[i].first, " down ", specs[i].second));
   }
-  between_buckets([&](Averager& averager) {
+  together([&](Averager& averager) {
     agree(averager.exchange(), "set_spec", facts);
     averager.set_mechanisms(std::move(mechanisms));
   });

@@ -54,6 +54,10 @@ class Hook {
   /// Runs `task` between buckets on the worker thread and waits; for state. Not from a backward hook.
   void between_buckets(const std::function<void(Averager&)>& task);
 
+  /// The same for a collective task. What it throws, but for an ArgumentError, which all ranks get alike, leaves the
+  /// ranks out of step: later buckets are refused.
+  void together(const std::function<void(Averager&)>& task);
+
   /// Multiplies all state, for a change of loss scale.
   void scale_state(double factor);
 

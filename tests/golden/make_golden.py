@@ -338,6 +338,19 @@ ENTRIES = [
     _entry("skipped_and_whole", {"codec": "nothing", "numel": 70}, {**_coded("TopK", _sum4(333, 81), k=9), "whole": True},
            {**_coded("Sign", {"runs": [[4, "3f800000"], [1, "7fc00000"]]}), "whole": True}, {"codec": "nothing", "numel": 0},
            rank=2, step=9),
+    _entry("varying_dithering", _coded("VaryingDithering", _sum4(1000, 90), budget=64.0), seed=4, step=2, rank=1),
+    _entry("varying_dithering_two", _coded("VaryingDithering", _sum4(777, 91, every=3), ratio=0.5, norm=2), dtype="float64"),
+    _entry("varying_dithering_dense", _coded("VaryingDithering", _sum4(300, 92), ratio=1.0), dtype="bfloat16"),
+    _entry("varying_dithering_numel0", _coded("VaryingDithering", _sum4(0, 93), ratio=0.1)),
+    _entry("varying_dithering_non_finite", _coded("VaryingDithering", {"runs": [[40, "3f800000"], [1, "7f800000"]]}, budget=7.0)),
+    _entry("block_dithering", _coded("BlockDithering", _sum4(1001, 94, ramp=1), blocks=7, budget=80.0), rank=2),
+    _entry("block_dithering_uniform", _coded("BlockDithering", _sum4(513, 95), blocks=64, ratio=0.75, steps="uniform"), dtype="float16"),
+    _entry("block_dithering_short", _coded("BlockDithering", _sum4(999, 96, ramp=2), blocks=9, ratio=0.3, scale_dtype="bf16"), step=5),
+    _entry("block_dithering_few", _coded("BlockDithering", _sum4(3, 97), blocks=5, ratio=1.0)),
+    _entry("block_dithering_edges", _coded("BlockDithering", EDGES, blocks=16, ratio=1.0)),
+    _entry("block_dithering_zeros", _coded("BlockDithering", {"runs": [[70, "80000000"]]}, blocks=3, ratio=0.5, scale_dtype="bf16")),
+    _entry("smooth_bernoulli", _coded("SmoothBernoulli", _sum4(3000, 98), ratio=0.05), seed=8, step=1, rank=1),
+    _entry("smooth_bernoulli_values", _coded("SmoothBernoulli", _sum4(500, 99), budget=70.0, value_dtype="bf16"), dtype="float64"),
 ]
 
 

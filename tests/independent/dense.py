@@ -234,3 +234,26 @@ def cast(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
 def nothing(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
     require(len(payload) == 0, "length")
     return zeros(section.numel)
+
+
+# ---- codec 13: stepped levels ---------------------------------------------------------------------------------------
+
+
+def stepped(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
+    n, size = section.numel, 2 if section.variant else 4
+    if n == 0:
+        require(len(payload) == 0, "length")
+        return zeros(0)
+    blocks, reader = min(section.block, n), Reader(payload)
+    patterns = struct.unpack(f"<{blocks}{'H' if size == 2 else 'I'}", reader.take(size * blocks))
+    scales = floats([p << 16 if size == 2 else p for p in patterns])
+    (w,) = reader.take(1)
+    require(w == 0 or 2 <= w <= 16, "width")
+    cap = np.float32(LARGEST / ((1 << w - 1) - 1)) if w else np.float32(0)
+    require(not np.signbit(scales).any() and bool((scales <= cap).all()), "a scale that is NaN, negative or above cap")
+    q = level_coding(reader, n, w) if w else np.zeros(n, np.int64)
+    reader.end()
+    edges = [n * block // blocks for block in range(blocks + 1)]
+    f = np.repeat(scales, np.diff(edges))
+    require(not q[f == 0].any(), "a level in a block with scale 0")
+    return round_to(q.astype(np.float32) * f, dtype)
