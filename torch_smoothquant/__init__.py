@@ -74,11 +74,11 @@ from .smoothness import BlockDiagonal, Diagonal, Matrix, Scalar, Smoothness, fro
 from .spec import Compressor, Mechanism, Spec, SpecError  # noqa: E402
 
 __all__ = [
-    "CAT", "CLAG", "DIANA", "EF21", "LAG", "MARINA", "Accurate", "Ada3PC", "AdaCGD", "AffineCost", "Always", "Bernoulli", "Bidirectional",
-    "BitCost", "BlockDiagonal", "BlockDithering", "Cast", "Compressor", "Condition", "Cost", "Diagonal", "Direct", "Dithering",
-    "ErrorFeedback", "Far", "Fixed", "Hook", "Identity", "Matrix", "MeasuredCost", "Mechanism", "Natural", "NaturalDithering", "Near",
-    "PacketCost", "PermK", "Quantizer", "RandK", "Receiver", "Running", "Scalar", "Sender", "Settled", "Sign", "SmoothBernoulli",
-    "Smoothness", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "UniformStep",
-    "VaryingDithering", "WireError", "attach", "comm_hook", "decode", "encode", "from_least_squares", "from_logistic", "num_threads",
-    "parse", "prepare", "set_num_threads", "trim",
+    "CAT", "CLAG", "DIANA", "EF21", "LAG", "MARINA", "Accurate", "Ada3PC", "AdaCGD", "AffineCost", "Always", "Bernoulli",
+    "Bidirectional", "BitCost", "BlockDiagonal", "BlockDithering", "Cast", "Compressor", "Condition", "Cost", "Diagonal", "Direct",
+    "Dithering", "ErrorFeedback", "Far", "Fixed", "Hook", "Identity", "Matrix", "MeasuredCost", "Mechanism", "Natural",
+    "NaturalDithering", "Near", "PacketCost", "PermK", "Quantizer", "RandK", "Receiver", "Running", "Scalar", "Sender", "Settled",
+    "Sign", "SmoothBernoulli", "Smoothness", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK",
+    "UniformStep", "VaryingDithering", "WireError", "attach", "comm_hook", "decode", "encode", "from_least_squares", "from_logistic",
+    "num_threads", "parse", "prepare", "set_num_threads", "trim",
 ]

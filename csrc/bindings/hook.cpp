@@ -250,7 +250,7 @@ void load_running_state(Hook& hook, const RunningState& state) {
 
 /// Collective: every rank must give the same numbers.
 void update_smoothness(Hook& hook, const std::map<std::string, at::Tensor>& diagonals) {
-  hook.between_buckets([&](Averager& averager) {
+  hook.together([&](Averager& averager) {
     if (!averager.planner()) throw ArgumentError("update_smoothness: expected a hook with smoothness=Running(...)");
     Facts facts;
     for (const auto& [name, tensor] : diagonals) {
