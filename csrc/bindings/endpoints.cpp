@@ -7,6 +7,7 @@
 #include "compressors/registry.h"
 #include "mechanisms/endpoint.h"
 #include "mechanisms/registry.h"
+#include "policy/cat.h"
 
 namespace py = pybind11;
 
@@ -15,18 +16,24 @@ namespace tsq {
 namespace {
 
 EndpointConfig make_config(const std::string& spec, int64_t numel, int64_t world_size, at::ScalarType type,
-                           uint64_t seed) {
+                           uint64_t seed, const std::vector<std::shared_ptr<Smoothness>>& smoothness) {
   if (numel < 0) throw ArgumentError(concat("numel: expected 0 or more, got ", numel));
   if (world_size < 1 || world_size > UINT32_MAX)
     throw ArgumentError(concat("world_size: expected 1 or more, got ", world_size));
-  const auto dtype = to_dtype(type);
-  if (!dtype) throw ArgumentError(concat("dtype: expected float32, float64, float16 or bfloat16, got ", type));
-  return {parse_mechanism(spec), static_cast<size_t>(numel), static_cast<uint32_t>(world_size), *dtype, seed};
+  const DType dtype = dtype_of(type);
+  MechanismPtr mechanism = parse_mechanism(spec);
+  if (!smoothness.empty()) {
+    if (state_dtype(dtype) != dtype)
+      throw ArgumentError(concat("dtype: expected float32 or float64 with a smoothness, got ", type));
+    mechanism = mechanism->with_smoothness(
+        {{smoothness.begin(), smoothness.end()}, static_cast<size_t>(numel), static_cast<uint32_t>(world_size)});
+  }
+  return {std::move(mechanism), static_cast<size_t>(numel), static_cast<uint32_t>(world_size), dtype, seed};
 }
 
 Sender make_sender(const std::string& spec, int64_t numel, int64_t rank, int64_t world_size, at::ScalarType type,
-                   uint64_t seed) {
-  const EndpointConfig config = make_config(spec, numel, world_size, type, seed);
+                   uint64_t seed, const std::vector<std::shared_ptr<Smoothness>>& smoothness) {
+  const EndpointConfig config = make_config(spec, numel, world_size, type, seed, smoothness);
   if (rank < 0 || rank >= world_size)
     throw ArgumentError(concat("rank: expected 0 to ", world_size - 1, ", got ", rank));
   return Sender(config, static_cast<uint32_t>(rank));
@@ -40,10 +47,18 @@ at::Tensor message_of(size_t capacity, Write&& write) {
   return length == capacity ? out : out.narrow(0, 0, static_cast<int64_t>(length)).clone();
 }
 
-at::Tensor send(Sender& sender, const at::Tensor& gradient) {
+at::Tensor send(Sender& sender, const at::Tensor& gradient, const Cat* policy, double price) {
   const View x = view_of(gradient, "gradient");
   py::gil_scoped_release no_gil;
-  return message_of(sender.max_message_bytes(), [&](MutableBytes out) { return sender.send(x, out); });
+  std::optional<CatChooser> chooser;
+  if (policy) chooser = policy->chooser(1.0, price);
+  return message_of(sender.max_message_bytes(),
+                    [&](MutableBytes out) { return sender.send(x, out, chooser ? &*chooser : nullptr); });
+}
+
+std::optional<std::pair<uint64_t, double>> choice_of(const Sender& sender) {
+  if (!sender.choice()) return std::nullopt;
+  return std::pair(sender.choice()->entries, sender.choice()->factor);
 }
 
 at::Tensor receive(Receiver& receiver, const std::vector<at::Tensor>& messages) {
@@ -124,18 +139,21 @@ void load_state(End& end, const std::map<std::string, at::Tensor>& state, uint64
 void bind_endpoints(py::module_& m) {
   py::class_<Sender>(m, "Sender")
       .def(py::init(&make_sender), py::arg("spec"), py::arg("numel"), py::arg("rank"), py::arg("world_size"),
-           py::arg("dtype"), py::arg("seed"))
-      .def("send", &send)
+           py::arg("dtype"), py::arg("seed"), py::arg("smoothness"))
+      .def("send", &send, py::arg("gradient"), py::arg("policy") = nullptr, py::arg("price") = 0.0)
+      .def_property_readonly("choice", &choice_of)
       .def("state", &state_of<Sender>)
       .def("load_state", &load_state<Sender>)
-      .def_property("rate", &Sender::rate, &Sender::set_rate)
+      .def_property("rates", &Sender::rates, &Sender::set_rates)
       .def_property_readonly("level", &Sender::level)
       .def_property_readonly("step", &Sender::step);
   py::class_<Receiver>(m, "Receiver")
-      .def(py::init([](const std::string& spec, int64_t numel, int64_t world_size, at::ScalarType type, uint64_t seed) {
-             return Receiver(make_config(spec, numel, world_size, type, seed));
+      .def(py::init([](const std::string& spec, int64_t numel, int64_t world_size, at::ScalarType type, uint64_t seed,
+                       const std::vector<std::shared_ptr<Smoothness>>& smoothness) {
+             return Receiver(make_config(spec, numel, world_size, type, seed, smoothness));
            }),
-           py::arg("spec"), py::arg("numel"), py::arg("world_size"), py::arg("dtype"), py::arg("seed"))
+           py::arg("spec"), py::arg("numel"), py::arg("world_size"), py::arg("dtype"), py::arg("seed"),
+           py::arg("smoothness"))
       .def("receive", &receive)
       .def("state", &state_of<Receiver>)
       .def("load_state", &load_state<Receiver>)

@@ -6,6 +6,7 @@
 #include "common/error.h"
 #include "common/expression.h"
 #include "compressors/random_values.h"
+#include "compressors/script.h"
 #include "compressors/sums.h"
 
 namespace tsq {
@@ -30,6 +31,11 @@ std::string Bernoulli::spec() const {
 Class Bernoulli::class_of(size_t n, uint32_t) const {
   const double p = probability();
   return random_class(1.0 / p - 1.0, p, config_.scaled, values().class_of(max_entries(n)));
+}
+
+std::optional<double> Bernoulli::script_L(const Smoothness& L, size_t n, uint32_t world_size) const {
+  if (!config_.scaled || values().quantizer()) return Compressor::script_L(L, n, world_size);
+  return largest_of_blocks(L, n, 0, [&](const MetricBlock& all) { return (1 / probability() - 1) * all.largest; });
 }
 
 Compressor::Encoded Bernoulli::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,

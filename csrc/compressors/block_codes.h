@@ -21,6 +21,7 @@ double grid_alpha(int s, size_t n, bool bf16_scales);
 
 class BlockCodes : public FusedCompressor {
  public:
+  std::optional<double> script_L(const Smoothness& L, size_t n, uint32_t world_size) const override;
   size_t max_bytes(size_t n, DType dtype) const override;
   double expected_bits(size_t n, DType dtype) const override;
   size_t granularity() const override { return params_.group(); }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "common/bytes.h"
 #include "common/convert.h"
@@ -14,6 +15,8 @@
 #include "wire/message.h"
 
 namespace tsq {
+
+class EntryChooser;
 
 /// Where the randomness of one encoding comes from: the stream, and the place of the first element in its parameter;
 /// and who encodes.
@@ -24,6 +27,9 @@ struct EncodeKey {
   uint32_t rank = 0;
   uint32_t world_size = 1;
   double rate = 1.0;  ///< factor on a target rate (Compressor::target_bits), set by the sender's controller
+  const EntryChooser* chooser = nullptr;  ///< what sparse compressors send less than they may by; outlives the encoding
+  /// What an error costs, by run of MixedQuantizer from the slice's first element on; empty: everywhere the same.
+  std::span<const double> weights{};
 };
 
 /// The key of stream `id` (with id.shared false) in a world of `world_size` ranks; an average (id.averaged) is encoded
@@ -59,6 +65,14 @@ struct Capacity {
   }
 };
 
+/// What a compressor may fit its steps or probabilities to: the noise counts as sum_j L_jj Var_j, or, where n_mu > 0
+/// (DIANA+), as sum_j (1 + L_jj / n_mu) Var_j.
+struct Tuning {
+  std::vector<double> diagonal;  ///< L_jj >= 0 of every element
+  double n_mu = 0;               ///< ranks times strong convexity
+};
+
+class Smoothness;
 class Compressor;
 using CompressorPtr = std::shared_ptr<const Compressor>;
 
@@ -76,6 +90,17 @@ class Compressor {
 
   virtual Class class_of(size_t n, uint32_t world_size = 1) const = 0;
 
+  /// script-L: the smallest known number with E|C(x) - x|_L^2 <= script-L |x|^2; none if the map is not unbiased or
+  /// nothing is known. As omega * lambda_max(L), or better.
+  virtual std::optional<double> script_L(const Smoothness& L, size_t n, uint32_t world_size = 1) const;
+
+  /// Throws ArgumentError if vectors of n elements cannot be encoded: a budget that does not fit them.
+  virtual void check_numel(size_t) const {}
+
+  /// This compressor for vectors of tuning.diagonal.size() elements, with its steps or probabilities fitted; null: it
+  /// has none. What it writes is read by a compressor tuned alike. Throws ArgumentError if its budget does not fit.
+  virtual CompressorPtr tuned(const Tuning&) const { return nullptr; }
+
   /// Bits per element that this compressor aims at where its rate depends on the data; none: it does not aim.
   virtual std::optional<double> target_bits() const { return std::nullopt; }
 
@@ -91,7 +116,7 @@ class Compressor {
   /// At least max_bytes(n, dtype) for every n, where max_bytes is monotone and never more than the sum of those of two
   /// parts: n elements are at most n / 2^14 + 1 stretches of 2^14, or of granules where those have a length of their
   /// own.
-  Capacity capacity(DType dtype) const {
+  virtual Capacity capacity(DType dtype) const {
     const bool granular = has_fixed_size() && format().codec != wire::Codec::kSubset;
     return {.slope = static_cast<int64_t>(max_bytes(Capacity::kUnit, dtype)),
             .constant = static_cast<int64_t>(max_bytes(granular ? granularity() : Capacity::kUnit, dtype))};
@@ -106,9 +131,20 @@ class Compressor {
   /// A slice of a parameter must start at a multiple of this many elements.
   virtual size_t granularity() const = 0;
 
+  /// True if EncodeKey::chooser has a say in what is sent.
+  virtual bool takes_chooser() const { return false; }
+
+  /// What a chooser chose for one vector v.
+  struct Choice {
+    uint64_t entries = 0;  ///< that were sent
+    double factor = 0;     ///< in [0, 1]; TopK: |C(v)|^2 / |v|^2; SparseSign: S^2 / (T |v|^2); StochasticSparsifier:
+                           ///< |v|^2 / E|C(v)|^2, C the unbiased map. NaN for v = 0
+  };
+
   struct Encoded {
     size_t bytes = 0;    ///< the payload's length; codecs whose length depends on the data stay below max_bytes
     bool finite = true;  ///< false: part of the input was Inf or NaN; that part was not sent and its state not changed
+    std::optional<Choice> choice = {};  ///< if a chooser made one
   };
 
   /// Encodes x into `out` (at least max_bytes).

@@ -96,6 +96,12 @@ Class DitheredLevels::class_of(size_t n, uint32_t) const {
   return {.omega = omega, .alpha = omega < 1.0 ? std::optional(1.0 - omega) : std::nullopt};
 }
 
+std::optional<double> DitheredLevels::script_L(const Smoothness& L, size_t n, uint32_t) const {
+  L.check_numel(n);
+  if (!class_of(n).omega) return std::nullopt;
+  return largest_of_blocks(L, n, config_.block, [&](const MetricBlock& block) { return script_of(block); });
+}
+
 DitheringConfig DitheredLevels::config_for(bool contractive) const {
   DitheringConfig config = config_;
   config.contractive = contractive;
@@ -279,6 +285,10 @@ double Dithering::omega_of(double d) const {
   return s <= root / 2.0 ? root / s - 1.0 : d / (4.0 * s * s);
 }
 
+double Dithering::script_of(const MetricBlock& block) const {  // the largest magnitude is no more than the 2-norm
+  return std::min(dithering_script(block, 1.0 / config().levels), omega_of(block.count) * block.largest);
+}
+
 CompressorPtr Dithering::as_contractive() const { return std::make_shared<Dithering>(config_for(true)); }
 
 CompressorPtr Dithering::as_unbiased() const { return std::make_shared<Dithering>(config_for(false)); }
@@ -286,6 +296,11 @@ CompressorPtr Dithering::as_unbiased() const { return std::make_shared<Dithering
 double NaturalDithering::omega_of(double d) const {
   const double g = std::ldexp(std::sqrt(d), 1 - config().levels);
   return d <= 1.0 ? 0.0 : 1.0 / 8 + g * std::min(1.0, g);
+}
+
+double NaturalDithering::script_of(const MetricBlock& block) const {
+  const double smallest = std::ldexp(1.0, 1 - config().levels);
+  return std::min(block.largest / 8 + smallest * std::sqrt(block.squares), omega_of(block.count) * block.largest);
 }
 
 CompressorPtr NaturalDithering::as_contractive() const { return std::make_shared<NaturalDithering>(config_for(true)); }

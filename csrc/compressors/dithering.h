@@ -12,6 +12,7 @@
 #pragma once
 
 #include "compressors/fused.h"
+#include "compressors/script.h"
 #include "kernels/dithering.h"
 
 namespace tsq {
@@ -33,6 +34,7 @@ class DitheredLevels : public FusedCompressor {
   std::string spec() const override;
   wire::Format format() const override;
   Class class_of(size_t n, uint32_t world_size = 1) const override;
+  std::optional<double> script_L(const Smoothness& L, size_t n, uint32_t world_size) const override;
   size_t max_bytes(size_t n, DType dtype) const override;
   size_t zero_bytes(size_t n, DType dtype) const override;
   bool has_fixed_size() const override { return false; }
@@ -48,8 +50,9 @@ class DitheredLevels : public FusedCompressor {
   /// Throws ArgumentError, which begins with `name`, unless levels are 1 to `max_levels` and the block is legal.
   DitheredLevels(const char* name, kernels::Grid grid, int max_levels, const DitheringConfig& config);
 
-  /// omega for d elements with one norm.
+  /// omega for d elements with one norm, and script-L of a block.
   virtual double omega_of(double d) const = 0;
+  virtual double script_of(const MetricBlock& block) const = 0;
 
   DitheringConfig config_for(bool contractive) const;
 
@@ -79,6 +82,7 @@ class Dithering final : public DitheredLevels {
 
  private:
   double omega_of(double d) const override;
+  double script_of(const MetricBlock& block) const override;
 };
 
 class NaturalDithering final : public DitheredLevels {
@@ -92,6 +96,7 @@ class NaturalDithering final : public DitheredLevels {
 
  private:
   double omega_of(double d) const override;
+  double script_of(const MetricBlock& block) const override;
 };
 
 }  // namespace tsq

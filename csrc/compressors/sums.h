@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <span>
 #include <vector>
 
 #include "kernels/philox_tile.h"
@@ -21,6 +22,19 @@ const S* sums_of(kernels::Form form, ConstView x, void* state, std::vector<S>& b
 
 extern template const float* sums_of(kernels::Form, ConstView, void*, std::vector<float>&, double);
 extern template const double* sums_of(kernels::Form, ConstView, void*, std::vector<double>&, double);
+
+/// What a chooser ranks by: x[i] * weights[i] in S, in `buffer`; without weights x itself.
+template <class S>
+const S* ranks_of(const S* x, size_t n, std::span<const double> weights, std::vector<S>& buffer) {
+  if (weights.empty()) return x;
+  buffer.resize(std::max<size_t>(n, 1));
+  for (size_t i = 0; i < n; ++i) buffer[i] = static_cast<S>(static_cast<double>(x[i]) * weights[i]);
+  return buffer.data();
+}
+
+/// Sum of the squares of x, e + x (kResidual: the state is e + x already) or x - h, each computed in S. Order:
+/// lane_sum.
+double squared_norm_of(kernels::Form form, ConstView x, const void* state);
 
 using kernels::lane_sum;
 

@@ -13,9 +13,11 @@
 
 #include "exchange/exchange.h"
 #include "hook/layout.h"
+#include "hook/planner.h"
 #include "hook/recorder.h"
 #include "hook/states.h"
 #include "hook/transport.h"
+#include "hook/tuner.h"
 #include "mechanisms/section.h"
 
 namespace tsq {
@@ -26,6 +28,7 @@ struct AveragerConfig {
   /// With DDP's find_unused_parameters: a parameter without a gradient in this step (all zero here) keeps its residual,
   /// because DDP throws the result away if no rank used it.
   bool hold_unused = false;
+  std::shared_ptr<const Cat> policy = nullptr;  ///< null: every compressor sends what its spec says
 };
 
 /// One caller at a time; stats() and watched() from any thread.
@@ -44,6 +47,18 @@ class Averager {
   /// be is owed and delivered with the next gradients (hook/checkpoint.h).
   void set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>> mechanisms);
 
+  /// From now on the widths of quantizers follow a plan; before the first bucket. The parameters must be plannable
+  /// (Planner::make_plannable). The same on all ranks.
+  void follow(std::unique_ptr<Planner> planner) { planner_ = std::move(planner); }
+  /// Null if there is none. What it changes in parameters reaches them through plan().
+  Planner* planner() { return planner_.get(); }
+  /// Calls f(planner, parameters) and takes note of the widths that are then in force.
+  template <class F>
+  void plan(F f) {
+    f(*planner_, parameters_);
+    recorder_.plan(*planner_);
+  }
+
   /// Multiplies all state, for a change of loss scale (state is in units of the scaled loss).
   void scale_state(double factor);
 
@@ -58,6 +73,8 @@ class Averager {
 
   std::vector<Watched> watched() const { return recorder_.watched(); }
 
+  Tuner& tuner() { return tuner_; }
+
  private:
   /// A slice that was sent and may have to be taken back.
   struct Sent {
@@ -66,6 +83,7 @@ class Averager {
     ConstView x;  ///< what was compressed; stays as it is until the bucket is delivered
     std::vector<wire::Section> sections;
     std::vector<Bytes> payloads;
+    std::vector<std::optional<double>> targets;
     bool changed_state;  ///< false: marked or held
   };
 
@@ -77,20 +95,24 @@ class Averager {
   size_t limit(const Shard& shard, bool owner) const;
   bool fixed(const Layout& layout, bool owner) const;
   StepKey key_of(const Piece& piece, bool owner) const;
+  Tuner::Bucket spent() const;
   void inspect_all(const Layout& layout, ConstView buffer);
   size_t send_shard(const Shard& shard, ConstView buffer, MutableBytes out);
   std::vector<wire::Message> check_messages(std::span<const Bytes> messages, const Shard& shard, bool owner,
                                             DType dtype, int first_rank) const;
+  wire::Message check_message(Bytes bytes, const Shard& shard, bool owner, DType dtype, int rank) const;
   /// True if sent_ from `first` on holds skipped slices and nothing else: such a message does not travel.
   bool all_skipped(size_t first) const;
   wire::Message skipped_message(const Shard& shard, bool owner) const;
   void send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out);
   bool receive_piece(const Piece& piece, bool owner, std::span<const wire::Message> messages, View out);
-  void pay(const Layout& layout, View buffer, double sign);
-  void settle(const Layout& layout, ConstView delivered);
+  void pay(const Layout& layout, View buffer);
+  void add_owed(View buffer, double sign);
+  void settle(ConstView delivered);
   void take_back();
   void retract(const Sent& sent);
   void finish_step(const Layout& layout);
+  void learn(const Tuner::Bucket& before, ConstView mean);
   void average_dense(View buffer);
   void average_all_gather(const Layout& layout, View buffer);
   void average_sharded(const Layout& layout, View buffer);
@@ -103,13 +125,16 @@ class Averager {
   std::unique_ptr<Exchange> exchange_;
   Transport transport_;
   States states_;
+  Tuner tuner_;
   bool enabled_ = true;
   bool all_identity_ = true;
   bool torn_ = false;
   uint64_t sequence_ = 0;           // of compressed buckets: the step in their messages' headers
   std::vector<Delivery> delivery_;  // by parameter, of the current bucket
+  std::vector<const Piece*> paid_;  // of the current bucket: what is owed went into these
   std::vector<Sent> sent_;          // of the current bucket, in the order of pieces
   std::map<std::vector<uint32_t>, Layout> layouts_;
+  std::unique_ptr<Planner> planner_;  // or null
   std::vector<uint8_t> send_memory_, average_memory_, mean_memory_;
   Recorder recorder_;
 };

@@ -17,11 +17,15 @@ class Bidirectional final : public Mechanism {
 
   std::string spec() const override { return "Bidirectional(" + up_->spec() + ", " + down_->spec() + ")"; }
   const Compressor& compressor() const override { return up_->compressor(); }
+  const char* lacks_smoothness() const override {
+    return up_->lacks_smoothness() ? up_->lacks_smoothness() : down_->lacks_smoothness();
+  }
   size_t parts() const override { return up_->parts(); }
   std::vector<CompressorPtr> codecs(size_t part) const override { return up_->codecs(part); }
   bool starts_dense() const override { return up_->starts_dense(); }
   size_t max_bytes(size_t n, DType dtype, bool first) const override { return up_->max_bytes(n, dtype, first); }
   bool has_fixed_size(bool first) const override { return up_->has_fixed_size(first); }
+  bool takes_chooser() const override { return up_->takes_chooser(); }
   bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const override {
     return up_->send(x, state, key, out);
   }

@@ -52,27 +52,30 @@ class Sender {
   size_t max_message_bytes() const;
 
   /// Writes the message for gradient x (numel elements of dtype) into `out` (>= max_message_bytes()); returns its
-  /// length. O(numel). A non-finite x marks the message and leaves the state as it was.
-  size_t send(ConstView x, MutableBytes out);
+  /// length. O(numel). A non-finite x marks the message and leaves the state as it was. `chooser`: EncodeKey::chooser.
+  size_t send(ConstView x, MutableBytes out, const EntryChooser* chooser = nullptr);
 
   /// State vectors, named by mechanism->state_names(); writable so that checkpoints can be restored.
   const StateVectors& state() const { return state_; }
   View state(size_t i) { return state_.views()[i]; }
   void set_step(uint64_t step) { step_ = step; }
 
-  /// What a rate-controlled compressor is told (EncodeKey::rate); part of the state.
-  double rate() const { return rate_; }
-  void set_rate(double rate) { rate_ = rate; }
+  /// What rate-controlled compressors are told (EncodeKey::rate), by part of the message; part of the state.
+  const std::vector<double>& rates() const { return rates_; }
+  void set_rates(std::vector<double> rates) { rates_ = std::move(rates); }
 
   /// Of the last message: which level of a ladder it was, -1 without levels.
   int level() const { return level_; }
+  /// And what its chooser chose, if there was one and it had a say.
+  const std::optional<Compressor::Choice>& choice() const { return choice_; }
 
  private:
   EndpointConfig config_;
   uint32_t rank_;
   uint64_t step_ = 0;
-  double rate_ = 1.0;
+  std::vector<double> rates_;
   int level_ = -1;
+  std::optional<Compressor::Choice> choice_;
   StateVectors state_;
 };
 
