@@ -14,8 +14,10 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from . import _C, checkpoint, watch
+from . import policy as policies
 from .mechanisms import Bidirectional
 from .parser import parse, to_text
+from .policy import Policy
 from .running import Running, check_running
 from .spec import Spec
 
@@ -39,8 +41,9 @@ class Hook:
     """What :func:`attach` returns: watches and steers the compression of one DDP module. Methods may be called between steps."""
 
     def __init__(self, core: _C.Hook, *, config: dict[str, Any], group: dist.ProcessGroup,
-                 own_specs: list[tuple[str, str] | None]) -> None:
+                 own_specs: list[tuple[str, str] | None], policy: Policy | None = None) -> None:
         self._core = core
+        self._policy = policy
         self._own_specs = own_specs  # of the parameters that have their own
         self._config = config
         self._group: dist.ProcessGroup | None = group
@@ -85,7 +88,7 @@ class Hook:
                 ``"mean"``: collective; the same on every rank, for any world size: workers' vectors are replaced by their mean over ranks,
                 which keeps what error feedback owes and what an estimate means.
         """
-        return {**checkpoint.save(self._core, mode, self._identity()), "loss_scale": self._loss_scale}
+        return {**checkpoint.save(self._core, mode, self._identity()), "loss_scale": self._loss_scale, "price": self._core.price()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict` of either mode, between steps; every rank must.
@@ -96,6 +99,7 @@ class Hook:
         """
         checkpoint.load(self._core, state_dict, self._identity())
         self._loss_scale = state_dict["loss_scale"]
+        self._core.set_price(state_dict.get("price", 0.0))
 
     def set_spec(self, up: Spec | str, down: Spec | str | None = None) -> None:
         """Compresses by another spec from the next step on. Collective: every rank must call it alike, between steps.
@@ -111,6 +115,7 @@ class Hook:
         if own_down and self._config["exchange"] != "sharded":
             raise ValueError(f"down: expected None with exchange={self._config['exchange']!r} (only the sharded exchange sends averages), "
                              f"got {down_text}")
+        policies.resolve(self._policy, [up_text, down_text, *(text for own in self._own_specs if own for text in own)])
         self._core.set_specs([(up_text, down_text) if own is None else own for own in self._own_specs])
         self._config.update(spec=up_text, down=down_text)
 
@@ -163,7 +168,7 @@ def attach(
     down: Spec | str | None = None,
     *,
     exchange: str = "auto",
-    policy: None = None,
+    policy: Policy | None = None,
     smoothness: Running | None = None,
     overrides: Mapping[str, Spec | str] | None = None,
     exempt: Exempt = "default",
@@ -179,9 +184,9 @@ def attach(
         exchange: ``"all_gather"`` (every rank gets every message), ``"sharded"`` (each part goes to its owner, who averages, compresses
             again and sends it to all), ``"dense"`` (plain all-reduce). ``"auto"``: sharded for more than 4 ranks or if ``down`` is given;
             all_gather otherwise. Specs that compress nothing (``Identity``) always travel dense.
-        policy: reserved; must be None.
-        smoothness: a :class:`Running` estimate: the widths of the spec's ``Quantizer`` are then averages, planned anew every so many steps for
-            each parameter under the same budget of bytes. None: every parameter has the average.
+        policy: None or ``Fixed()``: every compressor sends what its spec says. :class:`CAT`: sparse ones choose how much in every step.
+        smoothness: a :class:`Running` estimate: the widths of the spec's ``Quantizer`` are then averages, planned anew every so many steps
+            for each parameter under the same budget of bytes (``Running("kronecker")``: another basis). None: nothing is planned.
         overrides: spec by glob pattern of the parameter's name, first match counts, before ``exempt``: ``{"*.embed.*": "Identity()"}``.
         exempt: parameters that travel uncompressed inside the same message. ``"default"``: ndim <= 1 or fewer than 2048 elements.
             None: no parameter. A callable ``(name, parameter) -> bool`` in place of the rule. A sequence of glob patterns: these too.
@@ -214,7 +219,7 @@ def prepare(
     down: Spec | str | None = None,
     *,
     exchange: str = "auto",
-    policy: None = None,
+    policy: Policy | None = None,
     smoothness: Running | None = None,
     overrides: Mapping[str, Spec | str] | None = None,
     exempt: Exempt = "default",
@@ -225,8 +230,6 @@ def prepare(
     :func:`comm_hook` from a Python hook of your own, to compose it with other steps."""
     if not isinstance(ddp, DistributedDataParallel):
         raise TypeError(f"ddp: expected a DistributedDataParallel, got {type(ddp).__name__}")
-    if policy is not None:
-        raise ValueError(f"policy: expected None (there are no policies yet), got {policy!r}")
     running = check_running(smoothness)
     if exchange not in _EXCHANGES:
         raise ValueError(f"exchange: expected one of {', '.join(map(repr, _EXCHANGES))}, got {exchange!r}")
@@ -242,18 +245,20 @@ def prepare(
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected 0 to 2**64 - 1, got {seed}")
     parameters, own_specs, exempted = _assign(ddp, up_text, down_text, {} if overrides is None else overrides, exempt)
-    config = {"spec": up_text, "down": down_text, "smoothness": repr(running), "exchange": exchange, "seed": seed, "world_size": world,
+    resolved = policies.resolve(policy, [up_text, down_text, *(text for own in own_specs if own for text in own)])
+    config = {"spec": up_text, "down": down_text, "smoothness": repr(running), "exchange": exchange, "policy": resolved.text, "seed": seed,
+              "world_size": world,
               "parameters": len(parameters), "exempt_parameters": exempted}
     group = _new_group(ddp.process_group, seconds)
     hold_unused = bool(ddp.find_unused_parameters or getattr(ddp, "static_graph", False))
     try:
         core = _C.Hook(parameters, group.group_name, exchange, seed, hold_unused, seconds,
-                       fingerprint=f"spec {up_text} down {down_text} smoothness {running!r}",
-                       smoothness=running and running.numbers())
+                       fingerprint=f"spec {up_text} down {down_text} smoothness {running!r} policy {resolved.text}",
+                       smoothness=running.numbers() if running else None, policy=resolved.core)
     except BaseException:
         _destroy_group(group)
         raise
-    return Hook(core, config=config, group=group, own_specs=own_specs)
+    return Hook(core, config=config, group=group, own_specs=own_specs, policy=policy)
 
 
 def resolve_specs(up: Spec | str, down: Spec | str | None) -> tuple[str, str, bool]:

@@ -41,11 +41,12 @@ PlannerConfig planner_config(const RunningTuple& given) {
 
 std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const std::string& group_name,
                            const std::string& exchange, uint64_t seed, bool hold_unused, double timeout_seconds,
-                           const std::string& fingerprint, const std::optional<RunningTuple>& smoothness) {
+                           const std::string& fingerprint, const std::optional<RunningTuple>& smoothness,
+                           const std::shared_ptr<Cat>& policy) {
   std::vector<HookParameter> list;
   for (const auto& [name, tensor, up, down] : parameters) list.push_back({name, tensor, up, down});
   HookConfig config;
-  config.averager = {exchange_kind(exchange), seed, hold_unused};
+  config.averager = {exchange_kind(exchange), seed, hold_unused, policy};
   config.fingerprint = fingerprint;
   if (smoothness && std::get<0>(*smoothness) == "kronecker")
     config.rotation = RotationConfig{.decay = std::get<2>(*smoothness),
@@ -249,7 +250,7 @@ void load_running_state(Hook& hook, const RunningState& state) {
 
 /// Collective: every rank must give the same numbers.
 void update_smoothness(Hook& hook, const std::map<std::string, at::Tensor>& diagonals) {
-  hook.between_buckets([&](Averager& averager) {
+  hook.together([&](Averager& averager) {
     if (!averager.planner()) throw ArgumentError("update_smoothness: expected a hook with smoothness=Running(...)");
     Facts facts;
     for (const auto& [name, tensor] : diagonals) {
@@ -303,7 +304,7 @@ void bind_hook(py::module_& m) {
   py::class_<Hook, std::shared_ptr<Hook>>(m, "Hook")
       .def(py::init(&make), no_gil(), py::arg("parameters"), py::arg("group_name"), py::arg("exchange"),
            py::arg("seed"), py::arg("hold_unused"), py::arg("timeout"), py::arg("fingerprint"),
-           py::arg("smoothness") = py::none())
+           py::arg("smoothness") = py::none(), py::arg("policy") = nullptr)
       .def("running_state", &running_state, no_gil())
       .def("load_running_state", &load_running_state, no_gil())
       .def("update_smoothness", &update_smoothness, no_gil())
@@ -332,6 +333,20 @@ void bind_hook(py::module_& m) {
              return names;
            })
       .def("set_specs", &Hook::set_specs, no_gil())
+      .def(
+          "price",
+          [](Hook& hook) {
+            double price = 0;
+            hook.between_buckets([&](Averager& averager) { price = averager.tuner().price(); });
+            return price;
+          },
+          no_gil())
+      .def(
+          "set_price",
+          [](Hook& hook, double price) {
+            hook.between_buckets([&](Averager& averager) { averager.tuner().set_price(price); });
+          },
+          no_gil())
       .def("scale_state", &Hook::scale_state, no_gil())
       .def("set_enabled", &Hook::set_enabled, no_gil())
       .def("close", &Hook::close, no_gil())

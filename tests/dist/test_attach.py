@@ -38,7 +38,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"down": "Quantizer(bits=4)", "exchange": "dense"}, ValueError, "down: expected None"),
     ({"exchange": "ring"}, ValueError, "exchange: expected one of"), ({"exchange": None}, ValueError, "exchange: expected"),
     ({"exchange": ["auto"]}, ValueError, "exchange: expected"),
-    ({"policy": "fixed"}, ValueError, "policy: expected None"), ({"policy": 4}, ValueError, "policy: expected None"),
+    ({"policy": "fixed"}, TypeError, "policy: expected None, Fixed"), ({"policy": 4}, TypeError, "policy: expected None, Fixed"),
     ({"timeout": 0}, ValueError, "timeout: expected"), ({"timeout": -1}, ValueError, "timeout: expected"),
     ({"timeout": float("nan")}, ValueError, "timeout: expected"), ({"timeout": float("inf")}, ValueError, "timeout: expected"),
     ({"timeout": "5"}, ValueError, "timeout: expected"), ({"timeout": None}, ValueError, "timeout: expected"),
