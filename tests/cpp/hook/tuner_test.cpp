@@ -50,7 +50,9 @@ TEST_P(TunerTest, SameBitsOnAllRanksWhateverTheBuckets) {
       for (const auto& averager : two.averagers)
         ASSERT_EQ(averager->tuner().price(), one.averagers[0]->tuner().price()) << step;
     }
-    if (policy == budget) EXPECT_NE(one.averagers[0]->tuner().price(), 1e-3);
+    if (policy == budget) {
+      EXPECT_NE(one.averagers[0]->tuner().price(), 1e-3);
+    }
   }
 }
 
