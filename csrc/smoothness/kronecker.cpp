@@ -42,19 +42,21 @@ bool all_finite(std::span<const double> values) {
   return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
 }
 
-/// Column k of a row-major [n, n] matrix made orthogonal to those before it and of length 1; false if nothing is left.
+/// Row k of a row-major [n, n] matrix made orthogonal to those before it and of length 1; false if nothing is left.
 bool orthonormalize(std::vector<double>& m, size_t n, size_t k) {
+  double* const row = m.data() + k * n;
   for (int pass = 0; pass < 2; ++pass)
     for (size_t l = 0; l < k; ++l) {
+      const double* const other = m.data() + l * n;
       double dot = 0;
-      for (size_t i = 0; i < n; ++i) dot += m[i * n + l] * m[i * n + k];
-      for (size_t i = 0; i < n; ++i) m[i * n + k] -= dot * m[i * n + l];
+      for (size_t i = 0; i < n; ++i) dot += other[i] * row[i];
+      for (size_t i = 0; i < n; ++i) row[i] -= dot * other[i];
     }
   double square = 0;
-  for (size_t i = 0; i < n; ++i) square += m[i * n + k] * m[i * n + k];
+  for (size_t i = 0; i < n; ++i) square += row[i] * row[i];
   if (!(square > 0) || !std::isfinite(square)) return false;
   const double length = std::sqrt(square);
-  for (size_t i = 0; i < n; ++i) m[i * n + k] /= length;
+  for (size_t i = 0; i < n; ++i) row[i] /= length;
   return true;
 }
 
@@ -90,9 +92,10 @@ void EigenBasis::refresh(int iterations) {
   }
   for (int iteration = 0; iteration < iterations; ++iteration) {
     multiply(matrix.data(), basis.data(), next.data(), n_, n_, n_);
+    next = cast<double>(next, n_, true);  // vectors as rows: in one piece of memory each
     for (size_t k = 0; k < n_; ++k)
       if (!orthonormalize(next, n_, k)) return;  // keeps the basis there was
-    basis.swap(next);
+    basis = cast<double>(next, n_, true);
   }
   basis_ = std::move(basis);
 }
