@@ -17,6 +17,11 @@ void LoopbackGroup::abort() {
   changed_.notify_all();
 }
 
+bool LoopbackGroup::broken() const {
+  const std::lock_guard lock(mutex_);
+  return broken_;
+}
+
 void LoopbackGroup::enter(int rank, const void* memory, std::span<const size_t> sizes) {
   std::unique_lock lock(mutex_);
   if (broken_) throw std::runtime_error("loopback: a peer is gone");

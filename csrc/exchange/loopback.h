@@ -20,6 +20,7 @@ class LoopbackGroup {
 
   /// Breaks the group: every rank that waits or comes later throws. What a killed peer looks like.
   void abort();
+  bool broken() const;
 
  private:
   friend class LoopbackExchange;
@@ -32,7 +33,7 @@ class LoopbackGroup {
 
   const int size_;
   const std::chrono::milliseconds timeout_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   int waiting_ = 0;
   uint64_t generation_ = 0;

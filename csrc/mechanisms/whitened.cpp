@@ -30,7 +30,7 @@ bool WhitenedDirect::send(ConstView x, std::span<const View>, const StepKey& key
   const Whitening::Side& side = whitening_.of(key.encode.rank);
   const ScratchVector y(x.numel, x.dtype);
   if (!whitening_.whiten(side, x, y.view())) return false;
-  const Compressor::Encoded sent = side.compressor->encode(y.view(), key.encode, out.room());
+  const Compressor::Encoded sent = side.compressor->encode(y.view(), out.keyed(key.encode), out.room());
   if (sent.finite) out.add(*side.compressor, sent);
   return sent.finite;
 }
@@ -66,7 +66,7 @@ bool WhitenedDiana::send(ConstView x, std::span<const View> state, const StepKey
   scale(moved.view(), -1.0);
   add(moved.view(), x);
   if (!whitening_.whiten(side, moved.view(), moved.view())) return false;
-  const Compressor::Encoded sent = side.compressor->encode(moved.view(), key.encode, out.room());
+  const Compressor::Encoded sent = side.compressor->encode(moved.view(), out.keyed(key.encode), out.room());
   if (!sent.finite) return false;
   clear(sent_values.view());
   side.compressor->decode_add(out.room().first(sent.bytes), x.dtype, 1.0, sent_values.view());

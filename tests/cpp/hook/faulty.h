@@ -14,7 +14,7 @@ enum class Fault {
   kSleep,            ///< less than the time limit
   kNaN,              ///< in a gradient: not of the transport
   kKill,             ///< the rank stops before a collective
-  kLongSleep,        ///< longer than the time limit
+  kLongSleep,        ///< until the others have given up
   kAlteredReceived,  ///< some bytes of what one rank received
   kAlteredSent,      ///< of what one rank sent: all get the same
   kTruncated,        ///< zeros from some place on
@@ -36,7 +36,7 @@ inline const char* name_of(Fault fault) {
 class FaultyExchange final : public Exchange {
  public:
   FaultyExchange(std::shared_ptr<LoopbackGroup> group, int rank, std::chrono::milliseconds pause, uint64_t seed)
-      : inner_(std::move(group), rank), pause_(pause), random_(seed) {}
+      : inner_(group, rank), group_(std::move(group)), pause_(pause), random_(seed) {}
 
   int rank() const override { return inner_.rank(); }
   int size() const override { return inner_.size(); }
@@ -67,7 +67,8 @@ class FaultyExchange final : public Exchange {
     now_ = armed_ && target_-- == 0;
     if (now_) armed_ = false, happened_ = true;
     if (now_ && fault_ == Fault::kKill) throw std::runtime_error("killed");
-    if (now_ && (fault_ == Fault::kSleep || fault_ == Fault::kLongSleep)) std::this_thread::sleep_for(pause_);
+    if (now_ && fault_ == Fault::kSleep) std::this_thread::sleep_for(pause_);
+    while (now_ && fault_ == Fault::kLongSleep && !group_->broken()) std::this_thread::sleep_for(pause_);
     std::vector<uint8_t> out(mine.begin(), mine.end());
     if (now_ && fault_ == Fault::kAlteredSent) alter(out);
     return out;
@@ -105,6 +106,7 @@ class FaultyExchange final : public Exchange {
   }
 
   LoopbackExchange inner_;
+  const std::shared_ptr<LoopbackGroup> group_;
   const std::chrono::milliseconds pause_;
   std::mt19937_64 random_;
   Fault fault_ = Fault::kSleep;
