@@ -184,7 +184,7 @@ def test_decode_arguments(value, error):
 
 @pytest.mark.parametrize(("offset", "layout", "value", "field"), [
     (0, "<I", 1, "magic"), (4, "<H", 2, "version"), (6, "B", 4, "dtype"), (7, "B", 2, "kind"), (8, "<I", 2**32 - 1, "sections"),
-    (24, "<Q", 2**64 - 1, "length"), (32, "B", 99, "codec"), (33, "B", 4, "flags"), (34, "B", 9, "bits"), (34, "B", 0, "bits"),
+    (24, "<Q", 2**64 - 1, "length"), (32, "B", 99, "codec"), (33, "B", 4, "flags"), (34, "B", 9, "bits"), (34, "B", 0, "width"),
     (35, "B", 4, "variant"), (35, "B", 2, "bytes"),
     (36, "<I", 48, "block"), (40, "<Q", 2**63, "bytes"), (40, "<Q", 700, "bytes"), (48, "<Q", 2**64 - 1, "bytes"),
 ])

@@ -78,7 +78,7 @@ def test_flipped_bytes(index):
 
 FIELDS = [(0, "4s", b"TSQN", "magic"), (4, "H", 2, "version"), (6, "B", 4, "dtype"), (7, "B", 2, "kind"),
           (8, "I", 4, "sections"), (8, "I", 2**32 - 1, "sections"), (8, "I", 0, "length"), (24, "Q", 2**63, "length"),
-          (32, "B", 99, "codec"), (33, "B", 4, "flags"), (34, "B", 0, "bits"), (34, "B", 9, "bits"),
+          (32, "B", 99, "codec"), (33, "B", 4, "flags"), (34, "B", 0, "width"), (34, "B", 9, "bits"),
           (34, "B", 5, "bytes"), (35, "B", 4, "variant"), (35, "B", 2, "bytes"), (36, "I", 48, "block"), (36, "I", 0, "block"),
           (36, "I", 2**31, "block"), (40, "Q", 65, "bytes"), (40, "Q", 2**64 - 1, "bytes"),
           (48, "Q", 2**64 - 1, "bytes"), (48, "Q", 0, "bytes")]

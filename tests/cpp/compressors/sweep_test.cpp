@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
+
 #include "compressors/registry.h"
 #include "vectors.h"
 
@@ -36,6 +38,14 @@ const char* const kWhole[] = {"Cast(dtype='bf16')",
                               "Dithering(levels=100, block=64)",
                               "NaturalDithering(levels=8, norm='inf', block=65536)"};
 
+/// Random elements, drawn once.
+const Vector& some_vector(DType dtype, uint64_t seed) {
+  static std::map<std::pair<DType, uint64_t>, Vector> drawn;
+  const auto found = drawn.find({dtype, seed});
+  if (found != drawn.end()) return found->second;
+  return drawn.emplace(std::pair(dtype, seed), test::random_vector(dtype, kNumel, seed)).first->second;
+}
+
 /// All that a codec makes of x, on this many threads.
 struct Outcome {
   std::vector<std::vector<uint8_t>> payloads;
@@ -56,12 +66,11 @@ Outcome run(const Compressor& c, const Vector& x, int threads) {
     out.finite.push_back(sent.finite);
   };
   const EncodeKey key = encode_key({.seed = 3, .step = 1, .rank = 2}, 3 * 4096, 4);
-  Vector e = test::random_vector(state_dtype(dtype), x.size(), 5),
-         h = test::random_vector(state_dtype(dtype), x.size(), 6);
+  Vector e = some_vector(state_dtype(dtype), 5), h = some_vector(state_dtype(dtype), 6);
   take([&](MutableBytes to) { return c.encode(x.view(), key, to); });
   take([&](MutableBytes to) { return c.encode_residual(x.view(), e.view(), key, to); });
   take([&](MutableBytes to) { return c.encode_shifted(x.view(), h.view(), key, to); });
-  Vector mean(dtype, x.size()), sum = test::random_vector(state_dtype(dtype), x.size(), 7), update = sum, out_of(mean);
+  Vector mean(dtype, x.size()), sum = some_vector(state_dtype(dtype), 7), update = sum, out_of(mean);
   std::vector<Bytes> all;
   for (const auto& payload : out.payloads) {
     c.validate(payload, x.size(), dtype);
@@ -83,7 +92,7 @@ TEST(Sweep, ThreadsDoNotChangeAByte) {
   for (const char* spec : kFixed)
     for (const DType dtype : test::kAllDTypes) {
       const CompressorPtr c = parse_compressor(spec);
-      Vector x = test::random_vector(dtype, kNumel, 1);
+      Vector x = some_vector(dtype, 1);
       const Outcome expected = run(*c, x, 1);
       for (const int threads : {2, 3}) EXPECT_TRUE(run(*c, x, threads) == expected) << spec << " " << name_of(dtype);
       x.set(2 * 65536 + 5, INFINITY);
@@ -98,7 +107,7 @@ TEST(Sweep, ThreadsDoNotChangeAByteOfWhatIsSentAsAWhole) {
   for (const char* spec : kWhole)
     for (const DType dtype : test::kAllDTypes) {
       const CompressorPtr c = parse_compressor(spec);
-      Vector x = test::random_vector(dtype, kNumel, 1);
+      Vector x = some_vector(dtype, 1);
       const Outcome expected = run(*c, x, 1);
       EXPECT_EQ(expected.finite, std::vector<bool>(3, true));
       for (const int threads : {2, 3}) EXPECT_TRUE(run(*c, x, threads) == expected) << spec << " " << name_of(dtype);
@@ -109,7 +118,7 @@ TEST(Sweep, ThreadsDoNotChangeAByteOfWhatIsSentAsAWhole) {
         const Outcome marked = run(*c, broken, 2);
         EXPECT_EQ(marked.finite, std::vector<bool>(3, false)) << spec;
         for (const size_t state : {0, 1}) {
-          const Vector before = test::random_vector(state_dtype(dtype), kNumel, 5 + state);
+          const Vector before = some_vector(state_dtype(dtype), 5 + state);
           EXPECT_LE(test::max_difference(marked.vectors[state].view(), before.view()), 2e-6) << spec << " " << where;
         }
       }

@@ -187,7 +187,7 @@ TEST(MechanismRegistry, ErrorsNameArgumentAndColumn) {
       {"ErrorFeedback()", 1, "needs an argument 'compressor'"},
       {"ErrorFeedback(4)", 15, "expected an expression such as Quantizer(bits=4), got 4"},
       {"ErrorFeedback(Direct(Identity()))", 15, "unknown compressor 'Direct'"},
-      {"ErrorFeedback(Quantizer(bits=0))", 30, "from 1 to 8, got 0"},
+      {"ErrorFeedback(Quantizer(bits=0))", 30, "from 1 to 8, or a float (an average), got 0"},
       {"ErrorFeedback(Quantizer(4, 100))", 15, "a power of two"},
       {"ErrorFeedback(Identity(), Identity())", 27, "at most 1 arguments"},
       {"Direct(Identity(), Identity())", 20, "smoothness: expected None or 'scalar'"},

@@ -43,7 +43,7 @@ Octets mixed_message(DType dtype) {
 }
 
 constexpr const char* kFields[] = {"length", "magic",   "version", "dtype", "kind",    "sections", "codec", "flags",
-                                   "bits",   "variant", "block",   "bytes", "section", "payload",  "numel"};
+                                   "bits",   "variant", "block",   "bytes", "section", "payload",  "numel", "width"};
 
 /// Checks and decodes; true if the bytes are a message. A WireError must name a field.
 bool accepts(Bytes bytes, bool decode = true) {
