@@ -57,12 +57,13 @@ from .mechanisms import (  # noqa: E402
     ErrorFeedback,
     ThreePC,
 )
+from .never_slower import NeverSlower  # noqa: E402
 from .parser import parse  # noqa: E402
 from .spec import Compressor, Mechanism, Spec, SpecError  # noqa: E402
 
 __all__ = [
     "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bernoulli", "Bidirectional", "Cast", "Compressor", "Direct", "Dithering",
-    "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering", "PermK", "Quantizer", "RandK", "Receiver", "Sender",
-    "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "UniformStep", "WireError", "attach",
-    "comm_hook", "decode", "encode", "num_threads", "parse", "prepare", "set_num_threads", "trim",
+    "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering", "NeverSlower", "PermK", "Quantizer", "RandK",
+    "Receiver", "Sender", "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "UniformStep",
+    "WireError", "attach", "comm_hook", "decode", "encode", "num_threads", "parse", "prepare", "set_num_threads", "trim",
 ]

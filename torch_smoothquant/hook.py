@@ -15,11 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import _C, checkpoint, watch
 from .mechanisms import Bidirectional
+from .never_slower import LADDER, NeverSlower, explain
 from .parser import parse, to_text
 from .spec import Spec
-
-DEFAULT = "ErrorFeedback(Quantizer(bits=4))"
-"""Spec of ``attach(ddp)``: chosen by measurement, docs/tuning.md."""
 
 _EXCHANGES = ("auto", "all_gather", "sharded", "dense")
 _LONGEST = 30 * 24 * 3600.0
@@ -38,8 +36,10 @@ class Hook:
     """What :func:`attach` returns: watches and steers the compression of one DDP module. Methods may be called between steps."""
 
     def __init__(self, core: _C.Hook, *, config: dict[str, Any], group: dist.ProcessGroup,
-                 own_specs: list[tuple[str, str] | None]) -> None:
+                 own_specs: list[tuple[str, str] | None], policy: NeverSlower | None = None, levels: Sequence[str] = ()) -> None:
         self._core = core
+        self._policy = policy
+        self._levels = list(levels)  # of the policy's ladder
         self._own_specs = own_specs  # of the parameters that have their own
         self._config = config
         self._group: dist.ProcessGroup | None = group
@@ -53,11 +53,13 @@ class Hook:
         collectives; ``dense_bytes`` what plain DDP would have sent; ``ratio`` dense_bytes / wire_bytes; ``non_finite`` parameters
         delivered as NaN because a rank had Inf or NaN; ``state_bytes``, ``buffer_bytes`` memory; ``sent``, ``skipped`` slices of
         parameters and ``levels`` of ladders; ``seconds`` spent in encode, exchange and decode by the worker thread; ``error`` what broke
-        the hook, or "". Plus the configuration.
+        the hook, or "". ``policy``: what chooses and what it has chosen, see :func:`torch_smoothquant.never_slower.explain`; None if
+        all travels by the one spec. Plus the configuration.
         """
         out = self._core.stats()
         out["ratio"] = out["dense_bytes"] / out["wire_bytes"] if out["wire_bytes"] else math.nan
-        return {**self._config, "enabled": self._core.enabled, **out}
+        policy = None if self._policy is None else explain(self._core, self._policy, self._levels)
+        return {**self._config, "enabled": self._core.enabled, **out, "policy": policy}
 
     def set_enabled(self, enabled: bool) -> None:
         """Switches compression off (plain all-reduce, state rests) or on again. Collective: every rank must call it alike."""
@@ -101,7 +103,7 @@ class Hook:
 
         What was carried goes on under the new spec where it means the same there (residuals; shifts and estimates of the EF21 family and
         DIANA); what error feedback still owes and the new mechanism cannot keep is added to the next gradients. Parameters under
-        ``overrides`` or exempt keep theirs.
+        ``overrides`` or exempt keep theirs. Under ``NeverSlower`` the choice is from then on between dense and this spec.
 
         Args:
             up, down: as for :func:`attach`; None: as ``up``. The exchange stays: a ``down`` of its own needs the sharded one.
@@ -112,6 +114,7 @@ class Hook:
                              f"got {down_text}")
         self._core.set_specs([(up_text, down_text) if own is None else own for own in self._own_specs])
         self._config.update(spec=up_text, down=down_text)
+        self._levels = [up_text]
 
     def stats_by_parameter(self) -> dict[str, dict[str, Any]]:
         """What can be watched of each parameter: see :func:`torch_smoothquant.watch.by_parameter`."""
@@ -147,7 +150,7 @@ def attach(
     down: Spec | str | None = None,
     *,
     exchange: str = "auto",
-    policy: None = None,
+    policy: NeverSlower | None = None,
     overrides: Mapping[str, Spec | str] | None = None,
     exempt: Exempt = "default",
     seed: int = 0,
@@ -157,12 +160,15 @@ def attach(
 
     Args:
         ddp: a CPU ``DistributedDataParallel`` without a hook. Call before or between iterations.
-        up: what workers send: a mechanism or compressor, as object or text. None: the default, docs/tuning.md.
+        up: what workers send: a mechanism or compressor, as object or text. None: what the policy says.
         down: what the owners of shards send back in the sharded exchange. None: as ``up``.
         exchange: ``"all_gather"`` (every rank gets every message), ``"sharded"`` (each part goes to its owner, who averages, compresses
             again and sends it to all), ``"dense"`` (plain all-reduce). ``"auto"``: sharded for more than 4 ranks or if ``down`` is given;
-            all_gather otherwise. Specs that compress nothing (``Identity``) always travel dense.
-        policy: reserved; must be None.
+            all_gather otherwise. Specs that compress nothing (``Identity``) always travel dense. Under ``NeverSlower`` the one that buckets
+            may take besides dense; ``"auto"``: the policy chooses.
+        policy: what chooses how each bucket travels in each step. None: :class:`NeverSlower` over its ladder if no ``up`` is given, which
+            compresses where and as far as that makes steps shorter; else always ``up``. ``NeverSlower()`` beside ``up``: dense or ``up``.
+            Its choices follow measured times, so two runs are equal bit for bit only with an ``up`` and no policy.
         overrides: spec by glob pattern of the parameter's name, first match counts, before ``exempt``: ``{"*.embed.*": "Identity()"}``.
         exempt: parameters that travel uncompressed inside the same message. ``"default"``: ndim <= 1 or fewer than 2048 elements.
             None: no parameter. A callable ``(name, parameter) -> bool`` in place of the rule. A sequence of glob patterns: these too.
@@ -195,7 +201,7 @@ def prepare(
     down: Spec | str | None = None,
     *,
     exchange: str = "auto",
-    policy: None = None,
+    policy: NeverSlower | None = None,
     overrides: Mapping[str, Spec | str] | None = None,
     exempt: Exempt = "default",
     seed: int = 0,
@@ -205,15 +211,21 @@ def prepare(
     :func:`comm_hook` from a Python hook of your own, to compose it with other steps."""
     if not isinstance(ddp, DistributedDataParallel):
         raise TypeError(f"ddp: expected a DistributedDataParallel, got {type(ddp).__name__}")
-    if policy is not None:
-        raise ValueError(f"policy: expected None (there are no policies yet), got {policy!r}")
+    if policy is not None and not isinstance(policy, NeverSlower):
+        raise TypeError(f"policy: expected a NeverSlower or None, got {policy!r}")
     if exchange not in _EXCHANGES:
         raise ValueError(f"exchange: expected one of {', '.join(map(repr, _EXCHANGES))}, got {exchange!r}")
-    up_text, down_text, own_down = resolve_specs(DEFAULT if up is None else up, down)
+    if policy is None and (up is not None or exchange == "dense"):
+        levels = [to_text(LADDER[0] if up is None else up, "up")]
+    else:
+        policy = policy or NeverSlower()
+        levels = policy.levels(up)
+    up_text, down_text, own_down = resolve_specs(levels[0], down)
     seconds = _seconds(timeout)
     world = dist.get_world_size(ddp.process_group)
     if exchange == "auto":
-        exchange = "sharded" if own_down or world > _SMALL_WORLD else "all_gather"
+        both_ways = policy is not None and world > 2 and _C.state_counts(up_text)[1] == 0  # all_gather is possible in either
+        exchange = "sharded" if own_down or world > _SMALL_WORLD or both_ways else "all_gather"
     elif own_down and exchange != "sharded":
         raise ValueError(f"down: expected None with exchange={exchange!r} (only the sharded exchange sends averages), got {down_text}")
     if isinstance(seed, bool) or not isinstance(seed, int):
@@ -221,17 +233,20 @@ def prepare(
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected 0 to 2**64 - 1, got {seed}")
     parameters, own_specs, exempted = _assign(ddp, up_text, down_text, {} if overrides is None else overrides, exempt)
+    coarser = [(level, down_text) for level in levels[1:]]
+    ladders = [(*p, coarser if own is None else []) for p, own in zip(parameters, own_specs, strict=True)]
     config = {"spec": up_text, "down": down_text, "exchange": exchange, "seed": seed, "world_size": world,
               "parameters": len(parameters), "exempt_parameters": exempted}
     group = _new_group(ddp.process_group, seconds)
     hold_unused = bool(ddp.find_unused_parameters or getattr(ddp, "static_graph", False))
     try:
-        core = _C.Hook(parameters, group.group_name, exchange, seed, hold_unused, seconds,
-                       fingerprint=f"spec {up_text} down {down_text}")
+        core = _C.Hook(ladders, group.group_name, exchange, seed, hold_unused, seconds,
+                       fingerprint=f"spec {up_text} down {down_text} policy {policy!r}",
+                       never_slower=None if policy is None else policy.limits())
     except BaseException:
         _destroy_group(group)
         raise
-    return Hook(core, config=config, group=group, own_specs=own_specs)
+    return Hook(core, config=config, group=group, own_specs=own_specs, policy=policy, levels=levels if policy else ())
 
 
 def resolve_specs(up: Spec | str, down: Spec | str | None) -> tuple[str, str, bool]:

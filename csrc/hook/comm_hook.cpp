@@ -28,6 +28,8 @@ std::vector<Parameter> to_parameters(const std::vector<HookParameter>& given) {
                                  "; kernels for other devices do not exist yet"));
     out.push_back({p.name, static_cast<size_t>(p.tensor.numel()), dtype_of(p.tensor, p.name), parse_mechanism(p.up),
                    parse_mechanism(p.down)});
+    for (const auto& [up, down] : p.coarser)
+      out.back().coarser.emplace_back(parse_mechanism(up), parse_mechanism(down));
   }
   return out;
 }
@@ -42,6 +44,8 @@ Facts facts_of(const std::vector<HookParameter>& parameters, const HookConfig& c
     const HookParameter& p = parameters[i];
     facts.emplace_back(concat("parameter ", i), concat(p.name, " ", p.tensor.sizes(), " ", p.tensor.scalar_type(),
                                                        " up ", p.up, " down ", p.down));
+    for (const auto& [up, down] : p.coarser)
+      facts.emplace_back(concat("ladder of ", p.name), concat("up ", up, " down ", down));
   }
   return facts;
 }
@@ -91,7 +95,8 @@ c10::intrusive_ptr<Future> Hook::run(c10d::GradBucket& bucket) {
   try {
     // The bucket lives on the caller's stack: what the worker needs is copied out, the buffer by reference.
     const at::Tensor buffer = bucket.getBufferRef();
-    pipeline_.submit([this, buffer, ids = identify(bucket)] { averager_.average(ids, view_of(buffer)); },
+    const BucketPlace place{averager_.config().clock(), bucket.isLast()};
+    pipeline_.submit([this, buffer, place, ids = identify(bucket)] { averager_.average(ids, view_of(buffer), place); },
                      [future, buffer](const std::exception_ptr& error) {
                        if (ending) return;
                        if (error)

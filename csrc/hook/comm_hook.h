@@ -29,6 +29,8 @@ struct HookParameter {
   at::Tensor tensor;  ///< the parameter itself; the hook keeps its identity, not its memory
   std::string up;     ///< spec, worker -> owner
   std::string down;   ///< spec, owner -> everybody
+  /// Specs of the coarser levels of a ladder, (up, down): Parameter::coarser.
+  std::vector<std::pair<std::string, std::string>> coarser = {};
 };
 
 struct HookConfig {
@@ -62,6 +64,7 @@ class Hook {
 
   AveragerStats stats() const { return averager_.stats(); }
   std::vector<Watched> watched() const { return averager_.watched(); }
+  std::optional<PolicyReport> policy() const { return averager_.policy(); }
   std::string error() const { return pipeline_.error(); }
   const std::vector<Parameter>& parameters() const { return averager_.parameters(); }
   int rank() { return averager_.exchange().rank(); }

@@ -24,8 +24,10 @@ ARROWS = {
 MAY_USE_TORCH = {"bindings", "ops"}  # whole rooms; besides these, by file:
 TORCH_FILES = {"common/torch_dtype.h", *(f"{stem}.{end}" for stem in ("hook/comm_hook", "exchange/process_group") for end in ("h", "cpp"))}
 PYTHON_ARROWS = {"spec": {"_C"}, "compressors": {"spec"}, "mechanisms": {"spec"}, "parser": {"_C", "compressors", "mechanisms", "spec"},
-                 "endpoint": {"_C", "parser", "spec"}, "hook": {"_C", "mechanisms", "parser", "spec", "checkpoint", "watch"},
-                 "checkpoint": {"_C"}, "watch": {"_C"}, "_build": set()}
+                 "endpoint": {"_C", "parser", "spec"},
+                 "hook": {"_C", "mechanisms", "never_slower", "parser", "spec", "checkpoint", "watch"},
+                 "never_slower": {"_C", "mechanisms", "parser", "spec"}, "checkpoint": {"_C"}, "watch": {"_C", "never_slower"},
+                 "_build": set()}
 # the reference must not see the library that it judges; inside it the codecs see wire and philox, and codec 1's payload
 REFERENCE_ARROWS = {"wire": set(), "philox": set(), "codes": {"quantizer"}, "values": {"quantizer"}, "sparse": {"values"},
                     "subset": {"sparse", "values"}, "dithering": {"levels"}}
