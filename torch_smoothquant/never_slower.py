@@ -35,8 +35,8 @@ class NeverSlower:
         ladder: specs from fine to coarse that share their state (``ErrorFeedback`` around other compressors); the coarsest should still
             train well enough, because speed alone decides between them. None: ``torch_smoothquant.never_slower.LADDER``, or with
             ``max_error`` the ``LONG_LADDER``. Averages (sharded exchange) travel at the first level.
-        max_error: levels whose measured relative compression error, |left over|^2 / |to be sent|^2 (with error feedback 0.01 at 4 bits, 0.1
-            at 2, 0.9 at 0.5), is above are not used. None: no bound.
+        max_error: levels whose measured relative compression error, |left over|^2 / |to be sent|^2 (with error feedback 0.02 at 4 bits, 0.1
+            at 2, 0.55 at 1), is above are not used. None: no bound.
         min_gain: share of a step that compression has to save, so that noise does not decide; each coarser level has to save another 0.01.
 
     Raises:

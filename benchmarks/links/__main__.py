@@ -37,7 +37,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--spec", action="append", default=[], help="one more spec of torch_smoothquant; repeatable")
     parser.add_argument("--rounds", type=int, default=defaults.rounds, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=defaults.steps, help="per method and round (default: %(default)s)")
-    parser.add_argument("--adapt", type=int, default=defaults.adapt, help="untimed steps of methods that adapt (default: %(default)s)")
+    parser.add_argument("--warm-up", type=int, default=defaults.warm_up, help="untimed steps before (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=0, help="per rank (default: the model's)")
     parser.add_argument("--powersgd-start", type=int, default=defaults.powersgd_start, help="of PowerSGD (default: %(default)s)")
     parser.add_argument("--until-loss", type=int, default=0, metavar="STEPS",
@@ -55,7 +55,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         parser.error("--change: expected no --until-loss beside it")
     if not 2 <= parsed.ranks <= 32:
         parser.error(f"--ranks: expected 2 to 32, found {parsed.ranks}")
-    for name in ("rounds", "steps", "adapt", "change_steps"):
+    for name in ("rounds", "steps", "warm_up", "change_steps"):
         if getattr(parsed, name) < 1:
             parser.error(f"--{name}: expected at least 1, found {getattr(parsed, name)}")
     if not parsed.methods and not parsed.spec:
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     settings = Settings(
         methods=[*dict.fromkeys([*parsed.methods, *parsed.spec])], world=parsed.ranks, model=parsed.model, rounds=parsed.rounds,
-        steps=parsed.steps, adapt=parsed.adapt, batch=parsed.batch, bucket_cap_mb=parsed.bucket_cap_mb,
+        steps=parsed.steps, warm_up=parsed.warm_up, batch=parsed.batch, bucket_cap_mb=parsed.bucket_cap_mb,
         powersgd_start=parsed.powersgd_start, changes=tuple(parsed.change), change_steps=parsed.change_steps, until_loss=parsed.until_loss,
     )
     if os.getloadavg()[0] > BUSY_LOAD:

@@ -97,8 +97,8 @@ def legend(settings: Settings, results: Sequence[LinkResult]) -> str:
         lines.append("Method by method, from the same weights, steps timed alone; the loss is looked at 30 times in as many steps as the "
                      "first method takes.")
     else:
-        lines += [f"{settings.rounds} rounds of {settings.steps} steps, methods take turns; {settings.warm_up} steps before, untimed "
-                  + f"({settings.adapt} where the method adapts).",
+        lines += [f"{settings.rounds} rounds of {settings.steps} steps, methods take turns; {settings.warm_up} steps before, "
+                  + "untimed.",
                   "step ms: median over all timed steps. x plain: median over rounds of the ratio to plain DDP in that round.",
                   "bytes: counters of the veth, with headers, mean over ranks. counted: the hook's stats(), payload alone."]
     specs = {m.label: m.spec for result in results for m in result.measurements if m.spec not in (None, m.method)}

@@ -50,8 +50,7 @@ class Settings:
     model: str = "mlp"
     rounds: int = 6
     steps: int = 3  # per method and round
-    warm_up: int = 6  # steps per method, untimed: buckets are rebuilt, PowerSGD starts
-    adapt: int = 30  # the same for methods that choose by what they measure
+    warm_up: int = 24  # steps per method, untimed: buckets are rebuilt, PowerSGD starts, NeverSlower makes its trials
     batch: int = 0  # per rank; 0: BATCHES
     bucket_cap_mb: float | None = None  # None: DDP's default
     powersgd_start: int = 2  # the first step at which PowerSGD compresses

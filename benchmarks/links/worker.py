@@ -95,7 +95,7 @@ def gather_bytes(contender: Contender, timed_steps: int, counted: float | None) 
 
 def warm_up(contender: Contender, settings: Settings) -> None:
     contender.measurement.first_loss = contender.take_step()
-    for _ in range((settings.adapt if contender.adapts else settings.warm_up) - 1):
+    for _ in range(settings.warm_up - 1):
         contender.take_step()
     check_replicas(contender)
 

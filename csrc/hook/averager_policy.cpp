@@ -7,8 +7,9 @@
 namespace tsq {
 
 void Averager::make_steering() {
-  if (!config_.never_slower || exchange_->size() == 1) return;
+  if (!config_.never_slower) return;
   check_ladders(parameters_);
+  if (exchange_->size() == 1) return;  // nothing to send
   NeverSlowerConfig policy = *config_.never_slower;
   policy.world_size = exchange_->size();
   policy.levels = 1;

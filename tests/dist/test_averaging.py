@@ -118,7 +118,7 @@ def conserved(results: list[dict[str, Any]]) -> float:
     ("ErrorFeedback(Quantizer(bits=2))", {"bits": 2}),
     ("ErrorFeedback(Quantizer(bits=5, levels='unbiased'))", {"bits": 5, "levels": "unbiased"}),
     ("Direct(Quantizer(bits=3))", {"bits": 3, "levels": "unbiased", "feedback": False}),
-], ids=["default", "EF 2 bits", "EF dithered", "Direct"])
+], ids=["EF 4 bits", "EF 2 bits", "EF dithered", "Direct"])
 def test_documented_average_on_every_rank(world, exchange, spec, oracle):
     results = run_ranks(follow, world, spec, exchange, oracle)
     for other in results[1:]:
