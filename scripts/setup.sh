@@ -67,7 +67,7 @@ have cmake || pip cmake
 have ninja || pip ninja
 for goal in "$@"; do
   case $goal in
-    test) has_module pytest pytest_timeout || pip "pytest>=8" "pytest-timeout>=2.2" ;;
+    test) has_module pytest pytest_timeout scipy || pip "pytest>=8" "pytest-timeout>=2.2" "scipy>=1.10" ;;
     demo) has_module matplotlib tqdm || pip "matplotlib>=3.7" "tqdm>=4.60" ;;
     lint) has_module ruff mypy || pip "ruff>=0.6" "mypy>=1.10" ;;
   esac

@@ -28,6 +28,7 @@ _check_build(built_for_torch, torch.__version__)  # before ._C: another torch's 
 
 from .compressors import (  # noqa: E402
     Bernoulli,
+    BlockDithering,
     Cast,
     Dithering,
     Identity,
@@ -37,11 +38,13 @@ from .compressors import (  # noqa: E402
     Quantizer,
     RandK,
     Sign,
+    SmoothBernoulli,
     SparseSign,
     StochasticSparsifier,
     Ternary,
     TopK,
     UniformStep,
+    VaryingDithering,
 )
 from .endpoint import Receiver, Sender, WireError, decode, encode, num_threads, set_num_threads, trim  # noqa: E402
 from .hook import Hook, attach, comm_hook, prepare  # noqa: E402
@@ -51,19 +54,30 @@ from .mechanisms import (  # noqa: E402
     EF21,
     LAG,
     MARINA,
+    Accurate,
+    Ada3PC,
     AdaCGD,
+    Always,
     Bidirectional,
+    Condition,
     Direct,
     ErrorFeedback,
+    Far,
+    Near,
+    Settled,
     ThreePC,
 )
 from .never_slower import NeverSlower  # noqa: E402
 from .parser import parse  # noqa: E402
+from .running import Running  # noqa: E402
+from .smoothness import BlockDiagonal, Diagonal, Matrix, Scalar, Smoothness, from_least_squares, from_logistic  # noqa: E402
 from .spec import Compressor, Mechanism, Spec, SpecError  # noqa: E402
 
 __all__ = [
-    "CLAG", "DIANA", "EF21", "LAG", "MARINA", "AdaCGD", "Bernoulli", "Bidirectional", "Cast", "Compressor", "Direct", "Dithering",
-    "ErrorFeedback", "Hook", "Identity", "Mechanism", "Natural", "NaturalDithering", "NeverSlower", "PermK", "Quantizer", "RandK",
-    "Receiver", "Sender", "Sign", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK", "UniformStep",
-    "WireError", "attach", "comm_hook", "decode", "encode", "num_threads", "parse", "prepare", "set_num_threads", "trim",
+    "CLAG", "DIANA", "EF21", "LAG", "MARINA", "Accurate", "Ada3PC", "AdaCGD", "Always", "Bernoulli", "Bidirectional", "BlockDiagonal",
+    "BlockDithering", "Cast", "Compressor", "Condition", "Diagonal", "Direct", "Dithering", "ErrorFeedback", "Far", "Hook", "Identity",
+    "Matrix", "Mechanism", "Natural", "NaturalDithering", "Near", "NeverSlower", "PermK", "Quantizer", "RandK", "Receiver", "Running",
+    "Scalar", "Sender", "Settled", "Sign", "SmoothBernoulli", "Smoothness", "SparseSign", "Spec", "SpecError", "StochasticSparsifier",
+    "Ternary", "ThreePC", "TopK", "UniformStep", "VaryingDithering", "WireError", "attach", "comm_hook", "decode", "encode",
+    "from_least_squares", "from_logistic", "num_threads", "parse", "prepare", "set_num_threads", "trim",
 ]

@@ -7,9 +7,9 @@ from typing import Any
 
 from . import _C
 
-VERSION = 1
+VERSION = 2
 MODES = ("rank", "mean")
-PROGRESS = ("steps", "fresh", "up_rate", "down_rate")  # of a parameter, beside its state vectors
+PROGRESS = ("steps", "fresh", "up_rates", "down_rates")  # of a parameter, beside its state vectors
 
 
 def save(core: _C.Hook, mode: str, identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,7 +20,9 @@ def save(core: _C.Hook, mode: str, identity: Mapping[str, Any]) -> dict[str, Any
     parameters: dict[str, Any] = {name: dict(zip(PROGRESS, values, strict=True)) for name, values in progress.items()}
     for (name, side, vector), (begin, tensor) in vectors.items():
         parameters[name][f"{side}.{vector}"] = {"begin": begin, "values": tensor}
-    return {"version": VERSION, "mode": mode, **_kept(identity, mode), "parameters": parameters}
+    running = core.running_state()
+    return {"version": VERSION, "mode": mode, **_kept(identity, mode), "parameters": parameters,
+            **({} if running is None else {"running": {"steps": running[0], "parameters": running[1]}})}
 
 
 def load(core: _C.Hook, state_dict: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
@@ -46,7 +48,7 @@ def load(core: _C.Hook, state_dict: Mapping[str, Any], identity: Mapping[str, An
     for name, entry in given.items():
         if missing := set(PROGRESS) - set(entry):
             raise ValueError(f"state_dict: {name}: expected more keys: {', '.join(sorted(missing))} not there")
-        progress[name] = (entry["steps"], entry["fresh"], entry["up_rate"], entry["down_rate"])
+        progress[name] = (entry["steps"], entry["fresh"], entry["up_rates"], entry["down_rates"])
         for key, value in entry.items():
             if key in PROGRESS:
                 continue
@@ -54,7 +56,13 @@ def load(core: _C.Hook, state_dict: Mapping[str, Any], identity: Mapping[str, An
             if not dot or not isinstance(value, Mapping) or set(value) != {"begin", "values"}:
                 raise ValueError(f"state_dict: {name}: expected {', '.join(PROGRESS)} and vectors such as 'worker.residual', got {key!r}")
             vectors[name, side, vector] = (value["begin"], value["values"])
+    running = state_dict.get("running")
+    if (running is not None) != ("smoothness" in identity):
+        raise ValueError(f"state_dict: running: expected {'none' if running else 'estimates'} where smoothness is "
+                         f"{identity.get('smoothness')}, got {'some' if running else 'none'}")
     (core.load_state if mode == "rank" else core.load_whole_state)(vectors, progress)
+    if running is not None:
+        core.load_running_state((running["steps"], running["parameters"]))
 
 
 def _kept(identity: Mapping[str, Any], mode: str) -> dict[str, Any]:

@@ -19,6 +19,39 @@ class Cast(Compressor):
     dtype: str
 
 
+class _Budgeted(Compressor):
+    """Takes ints for its numbers."""
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "ratio", "bits"):
+            value = getattr(self, name)
+            if type(value) is int and abs(value) < 2**53:
+                object.__setattr__(self, name, float(value))
+        super().__post_init__()
+
+
+@dataclass(frozen=True, repr=False)
+class BlockDithering(_Budgeted):
+    """Random dithering with a norm and a step for each of several blocks of equal size; the steps are best for the budget, and with a
+    smoothness for it. Unbiased.
+
+    Args:
+        blocks: 1 to 65536; sections with fewer elements have a block for each.
+        budget: the expected number of non-zeros at most, plus 1 for each norm; more than ``blocks``.
+        steps: ``"uniform"``: one step relative to the norms for all blocks. None: ``"optimal"``.
+        ratio: in place of budget: the expected non-zeros, without norms, as a share of the elements, in (0, 1].
+        bits: in place of budget: expected bits per element at most, all included, in (0, 12].
+        scale_dtype: None: steps of 4 bytes; ``"bf16"``: of 2, rounded up.
+    """
+
+    blocks: int
+    budget: float | None = None
+    steps: str | None = None
+    ratio: float | None = None
+    bits: float | None = None
+    scale_dtype: str | None = None
+
+
 class _Dithered(Compressor):
     norm: int | str
 
@@ -74,7 +107,9 @@ class Quantizer(Compressor):
     """Fixed-width codes with one scale per block; ``bits + 32 / block`` bits per element.
 
     Args:
-        bits: 1 to 8.
+        bits: an integer from 1 to 8: the width of every code. A float in the same range: the average of widths from 1 to 8, one for
+            each run of 1024 elements (a block's, if that is longer), chosen in every message where they remove most of the error; the
+            message's length does not depend on the data.
         block: elements that share a scale, a power of two from 32 to 4096.
         levels: ``"unbiased"``: symmetric grid up to the block's maximum, stochastic rounding. ``"fit"``: nearest on the better of two
             grids per block, with the least-squares scale; contractive for every input. None: chosen by the mechanism, ``"unbiased"``
@@ -83,7 +118,7 @@ class Quantizer(Compressor):
         scale_dtype: None: fp32 scales. ``"bf16"``: scales of 2 bytes, ``bits + 16 / block`` bits per element, for small blocks.
     """
 
-    bits: int = always(4)
+    bits: int | float = always(4)
     block: int = 256
     levels: str | None = None
     rounding: str | None = None
@@ -218,3 +253,39 @@ class UniformStep(Compressor):
             if type(getattr(self, name)) is int:
                 object.__setattr__(self, name, float(getattr(self, name)))
         super().__post_init__()
+
+
+@dataclass(frozen=True, repr=False)
+class SmoothBernoulli(_Budgeted):
+    """Every coordinate with its own probability, independently, divided by it; unbiased. Without a smoothness all are equal.
+
+    Args:
+        budget: the sum of the probabilities: the expected number of entries. Exactly one of budget, ratio and bits must be given.
+        ratio: the same as a share of the elements, in (0, 1]. bits: as expected bits per element, in (0, 12].
+        value_dtype: as for :class:`TopK`.
+    """
+
+    budget: float | None = None
+    ratio: float | None = None
+    bits: float | None = None
+    value_dtype: str | Quantizer | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class VaryingDithering(_Budgeted):
+    """Random dithering whose steps follow from the expected number of non-zeros; with a smoothness, one per coordinate, the best for it.
+
+    Unbiased. Levels go by Elias's code or packed, whichever is shorter.
+
+    Args:
+        budget: the expected number of non-zeros of a section, at most. Exactly one of budget, ratio and bits must be given.
+        norm: 2: steps |x|_2 sqrt(sum A / A_j) / budget, A the smoothness's weights or 1, as in the paper. 1: sum_l sqrt(A_l)|x_l| /
+            (budget sqrt(A_j)), never larger: the whole budget is spent. None: 1 where all A_j are equal, else 2.
+        ratio: the budget as a share of the elements, in (0, 1].
+        bits: expected bits per element at most, all included, in (0, 12].
+    """
+
+    budget: float | None = None
+    norm: int | None = None
+    ratio: float | None = None
+    bits: float | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from . import _C
 from .parser import parse, to_text
+from .smoothness import Smoothness, handles_of
 from .spec import Compressor, Mechanism, Spec
 
 WireError = _C.WireError
@@ -74,15 +75,17 @@ class Sender:
         rank, world_size: who sends, among how many.
         dtype: of the gradient. State is float32, float64 for float64.
         seed: of the random numbers.
+        smoothness: of this worker's loss, for :class:`Direct` (DCGD+) and :class:`DIANA` (DIANA+) in float32 or float64; or a list of all
+            workers'. The receiver must be given the same.
     """
 
-    def __init__(self, spec: Spec | str, numel: int, rank: int = 0, world_size: int = 1,
-                 dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
+    def __init__(self, spec: Spec | str, numel: int, rank: int = 0, world_size: int = 1, dtype: torch.dtype = torch.float32,
+                 seed: int = 0, smoothness: Smoothness | Sequence[Smoothness] | None = None) -> None:
         text = to_text(spec, "spec")
         self.spec = parse(text)
         self.numel, self.rank, self.world_size, self.dtype = numel, rank, world_size, dtype
-        self._sender = _C.Sender(text, _integer(numel, "numel"), _integer(rank, "rank"),
-                                 _integer(world_size, "world_size"), _dtype(dtype), _unsigned(seed, "seed"))
+        self._sender = _C.Sender(text, _integer(numel, "numel"), _integer(rank, "rank"), _integer(world_size, "world_size"),
+                                 _dtype(dtype), _unsigned(seed, "seed"), handles_of(smoothness))
 
     def send(self, grad: torch.Tensor) -> torch.Tensor:
         """The message for this step's gradient: 1-D uint8, exactly the bytes that travel. Updates the state.
@@ -103,23 +106,23 @@ class Sender:
 
     def state_dict(self) -> dict:
         """Everything that a new Sender of the same arguments needs to go on bit for bit."""
-        return {"spec": repr(self.spec), "step": self.step, "rate": self._sender.rate, "state": self.state}
+        return {"spec": repr(self.spec), "step": self.step, "rates": self._sender.rates, "state": self.state}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Raises ValueError, with nothing changed, if the state is of another spec, length or dtype."""
-        _check_state(state_dict, {"spec", "step", "rate", "state"}, self.spec)
+        _check_state(state_dict, {"spec", "step", "rates", "state"}, self.spec)
         self._sender.load_state(state_dict["state"], state_dict["step"])
-        self._sender.rate = state_dict["rate"]
+        self._sender.rates = state_dict["rates"]
 
     @property
-    def rate(self) -> float:
-        """Factor on the target rate of a compressor that has one (``UniformStep(bits=)``): moved after every message so that what is sent
-        comes to the target. May be set."""
-        return self._sender.rate
+    def rates(self) -> list[float]:
+        """By part of the message, the factor on the target rate of a compressor that has one (``UniformStep(bits=)``): moved after every
+        message so that what is sent comes to the target. May be set."""
+        return self._sender.rates
 
-    @rate.setter
-    def rate(self, value: float) -> None:
-        self._sender.rate = value
+    @rates.setter
+    def rates(self, value: Sequence[float]) -> None:
+        self._sender.rates = list(value)
 
     @property
     def level(self) -> int | None:
@@ -128,15 +131,18 @@ class Sender:
 
 
 class Receiver:
-    """The averaging half; arguments as for :class:`Sender`. Every receiver of the same messages computes the same bits."""
+    """The averaging half; arguments as for :class:`Sender`. Every receiver of the same messages computes the same bits.
 
-    def __init__(self, spec: Spec | str, numel: int, world_size: int = 1, dtype: torch.dtype = torch.float32,
-                 seed: int = 0) -> None:
+    ``smoothness``: one of every worker, in rank order, or a common one.
+    """
+
+    def __init__(self, spec: Spec | str, numel: int, world_size: int = 1, dtype: torch.dtype = torch.float32, seed: int = 0,
+                 smoothness: Smoothness | Sequence[Smoothness] | None = None) -> None:
         text = to_text(spec, "spec")
         self.spec = parse(text)
         self.numel, self.world_size, self.dtype = numel, world_size, dtype
         self._receiver = _C.Receiver(text, _integer(numel, "numel"), _integer(world_size, "world_size"), _dtype(dtype),
-                                     _unsigned(seed, "seed"))
+                                     _unsigned(seed, "seed"), handles_of(smoothness))
 
     def receive(self, messages: Iterable[torch.Tensor]) -> torch.Tensor:
         """Estimate of the mean gradient from one message of every rank (any order; summed in rank order).

@@ -17,6 +17,7 @@ from . import _C, checkpoint, watch
 from .mechanisms import Bidirectional
 from .never_slower import LADDER, NeverSlower, explain
 from .parser import parse, to_text
+from .running import Running, check_running
 from .spec import Spec
 
 _EXCHANGES = ("auto", "all_gather", "sharded", "dense")
@@ -116,6 +117,20 @@ class Hook:
         self._config.update(spec=up_text, down=down_text)
         self._levels = [up_text]
 
+    def update_smoothness(self, diagonals: Mapping[str, torch.Tensor | float]) -> None:
+        """Tells ``Running("hutchinson")`` of curvature: the next term of its average. Collective, between steps: every rank must give the
+        same numbers, and is refused with all others if it does not.
+
+        Args:
+            diagonals: by parameter name, an estimate of the Hessian's diagonal (the parameter's number of elements, e.g. z * Hz averaged
+                over ranks) or one number for all of it. Signs do not count. Names that are not planned are ignored.
+        """
+        known = set(self._core.parameter_names())
+        if unknown := sorted(set(diagonals) - known):
+            raise ValueError(f"diagonals: expected names of parameters, got {unknown[:5]}")
+        self._core.update_smoothness({name: torch.as_tensor(value, dtype=torch.float64).detach().flatten().contiguous()
+                                      for name, value in diagonals.items()})
+
     def stats_by_parameter(self) -> dict[str, dict[str, Any]]:
         """What can be watched of each parameter: see :func:`torch_smoothquant.watch.by_parameter`."""
         return watch.by_parameter(self._core)
@@ -138,7 +153,8 @@ class Hook:
             _destroy_group(group)
 
     def _identity(self) -> dict[str, Any]:
-        return {"rank": self._core.rank, **{k: self._config[k] for k in ("world_size", "spec", "down", "exchange", "seed")}}
+        planned = ("smoothness",) if self._config["smoothness"] != "None" else ()
+        return {"rank": self._core.rank, **{k: self._config[k] for k in ("world_size", "spec", "down", "exchange", "seed", *planned)}}
 
     def __repr__(self) -> str:
         return f"Hook({self._config['spec']}, exchange={self._config['exchange']!r}, rank {self._core.rank} of {self._core.world_size})"
@@ -151,6 +167,7 @@ def attach(
     *,
     exchange: str = "auto",
     policy: NeverSlower | None = None,
+    smoothness: Running | None = None,
     overrides: Mapping[str, Spec | str] | None = None,
     exempt: Exempt = "default",
     seed: int = 0,
@@ -166,9 +183,12 @@ def attach(
             again and sends it to all), ``"dense"`` (plain all-reduce). ``"auto"``: sharded for more than 4 ranks or if ``down`` is given;
             all_gather otherwise. Specs that compress nothing (``Identity``) always travel dense. Under ``NeverSlower`` the one that buckets
             may take besides dense; ``"auto"``: the policy chooses.
-        policy: what chooses how each bucket travels in each step. None: :class:`NeverSlower` over its ladder if no ``up`` is given, which
-            compresses where and as far as that makes steps shorter; else always ``up``. ``NeverSlower()`` beside ``up``: dense or ``up``.
-            Its choices follow measured times, so two runs are equal bit for bit only with an ``up`` and no policy.
+        policy: what chooses how each bucket travels in each step. None: :class:`NeverSlower` over its ladder, which compresses where and as
+            far as that makes steps shorter, if neither ``up`` nor ``smoothness`` is given; else always ``up`` (None: 4 bits).
+            ``NeverSlower()`` beside ``up``: dense or ``up``. Its choices follow measured times, so two runs are equal bit for bit only
+            without it.
+        smoothness: a :class:`Running` estimate: the widths of the spec's ``Quantizer`` are then averages, planned anew every so many steps for
+            each parameter under the same budget of bytes. None: every parameter has the average.
         overrides: spec by glob pattern of the parameter's name, first match counts, before ``exempt``: ``{"*.embed.*": "Identity()"}``.
         exempt: parameters that travel uncompressed inside the same message. ``"default"``: ndim <= 1 or fewer than 2048 elements.
             None: no parameter. A callable ``(name, parameter) -> bool`` in place of the rule. A sequence of glob patterns: these too.
@@ -183,7 +203,7 @@ def attach(
         RuntimeError: a module whose hook would never be called or that already has one; says what to do instead. Nothing is changed.
     """
     check_attachable(ddp)
-    hook = prepare(ddp, up, down, exchange=exchange, policy=policy, overrides=overrides, exempt=exempt, seed=seed,
+    hook = prepare(ddp, up, down, exchange=exchange, policy=policy, smoothness=smoothness, overrides=overrides, exempt=exempt, seed=seed,
                    timeout=timeout)
     try:
         hook._core.register(ddp.reducer)
@@ -202,6 +222,7 @@ def prepare(
     *,
     exchange: str = "auto",
     policy: NeverSlower | None = None,
+    smoothness: Running | None = None,
     overrides: Mapping[str, Spec | str] | None = None,
     exempt: Exempt = "default",
     seed: int = 0,
@@ -213,9 +234,12 @@ def prepare(
         raise TypeError(f"ddp: expected a DistributedDataParallel, got {type(ddp).__name__}")
     if policy is not None and not isinstance(policy, NeverSlower):
         raise TypeError(f"policy: expected a NeverSlower or None, got {policy!r}")
+    running = check_running(smoothness)
+    if policy is not None and running is not None:
+        raise ValueError("policy: expected None beside smoothness, whose widths are planned for one spec")
     if exchange not in _EXCHANGES:
         raise ValueError(f"exchange: expected one of {', '.join(map(repr, _EXCHANGES))}, got {exchange!r}")
-    if policy is None and (up is not None or exchange == "dense"):
+    if policy is None and (up is not None or exchange == "dense" or running is not None):
         levels = [to_text(LADDER[0] if up is None else up, "up")]
     else:
         policy = policy or NeverSlower()
@@ -235,13 +259,14 @@ def prepare(
     parameters, own_specs, exempted = _assign(ddp, up_text, down_text, {} if overrides is None else overrides, exempt)
     coarser = [(level, down_text) for level in levels[1:]]
     ladders = [(*p, coarser if own is None else []) for p, own in zip(parameters, own_specs, strict=True)]
-    config = {"spec": up_text, "down": down_text, "exchange": exchange, "seed": seed, "world_size": world,
+    config = {"spec": up_text, "down": down_text, "smoothness": repr(running), "exchange": exchange, "seed": seed, "world_size": world,
               "parameters": len(parameters), "exempt_parameters": exempted}
     group = _new_group(ddp.process_group, seconds)
     hold_unused = bool(ddp.find_unused_parameters or getattr(ddp, "static_graph", False))
     try:
         core = _C.Hook(ladders, group.group_name, exchange, seed, hold_unused, seconds,
-                       fingerprint=f"spec {up_text} down {down_text} policy {policy!r}",
+                       fingerprint=f"spec {up_text} down {down_text} policy {policy!r} smoothness {running!r}",
+                       smoothness=None if running is None else running.numbers(),
                        never_slower=None if policy is None else policy.limits())
     except BaseException:
         _destroy_group(group)

@@ -8,11 +8,27 @@ from dataclasses import dataclass
 from .spec import Compressor, Mechanism, Spec, always
 
 
+def _check_kind(smoothness: object) -> None:
+    if smoothness is not None and not isinstance(smoothness, str):
+        raise TypeError(f"smoothness: expected its kind or None, got {type(smoothness).__name__}; the object itself goes to Sender and "
+                        "Receiver, beside the spec")
+
+
 @dataclass(frozen=True, repr=False)
 class Direct(Mechanism):
-    """Sends C(gradient) in every step; no state (DCGD)."""
+    """Sends C(gradient) in every step; no state (DCGD). With a smoothness beside the spec: C(L^(+1/2) gradient), DCGD+.
+
+    Args:
+        smoothness: ``"scalar"``, ``"diagonal"``, ``"block"``, ``"matrix"``: one of that kind has to be given to ``Sender`` and
+            ``Receiver``. None: none has to, any may.
+    """
 
     compressor: Compressor
+    smoothness: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_kind(self.smoothness)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,13 +45,21 @@ class ErrorFeedback(Mechanism):
 class DIANA(Mechanism):
     """Sends C(gradient - h) and moves h by alpha times that; unbiased, with the noise vanishing where gradients settle.
 
+    With a smoothness beside the spec: C(L^(+1/2) (gradient - h)), DIANA+.
+
     Args:
         compressor: an unbiased one.
-        alpha: step of the shifts, in (0, 1]. None: 1 / (1 + omega).
+        alpha: step of the shifts, in (0, 1]. None: 1 / (1 + omega), with a smoothness each rank's own omega.
+        smoothness: as for :class:`Direct`.
     """
 
     compressor: Compressor
     alpha: float | None = None
+    smoothness: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_kind(self.smoothness)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,6 +119,65 @@ class AdaCGD(Mechanism):
 
 
 @dataclass(frozen=True, repr=False)
+class Ada3PC(Mechanism):
+    """In every step the first of several three point compressors whose condition holds, or else the last (generic Ada3PC).
+
+    ``AdaCGD([c1, c2], zeta=z)`` is ``Ada3PC([LAG(z), EF21(c1), EF21(c2)], [Near(z), Accurate(z)])``.
+
+    Args:
+        mechanisms: any of EF21 (no momentum), LAG, CLAG, AdaCGD, ThreePC (variant 2 to 5), Ada3PC.
+        conditions: one for each but the last: Always, Near, Far, Settled, Accurate.
+        init: as for :class:`EF21`; ``"zero"`` needs it in all of ``mechanisms``.
+    """
+
+    mechanisms: Sequence[Mechanism]
+    conditions: Sequence[Condition]
+    init: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mechanisms", tuple(self.mechanisms))
+        object.__setattr__(self, "conditions", tuple(self.conditions))
+        super().__post_init__()
+
+
+class Condition(Spec):
+    """When a level of :class:`Ada3PC` is taken. x is the gradient, y the previous one, h the estimate before, X = |x - y|^2."""
+
+
+@dataclass(frozen=True, repr=False)
+class Always(Condition):
+    """True."""
+
+
+@dataclass(frozen=True, repr=False)
+class Near(Condition):
+    """|x - h|^2 <= zeta X: the receiver knows enough. :class:`LAG` under it sends nothing."""
+
+    zeta: float
+
+
+@dataclass(frozen=True, repr=False)
+class Far(Condition):
+    """|x - h|^2 > zeta X."""
+
+    zeta: float
+
+
+@dataclass(frozen=True, repr=False)
+class Settled(Condition):
+    """X <= zeta |x|^2: the gradient has hardly moved."""
+
+    zeta: float
+
+
+@dataclass(frozen=True, repr=False)
+class Accurate(Condition):
+    """|x - C(x)|^2 <= zeta X, where C(x) is what the level would make the estimate: it is tried, and taken back if not."""
+
+    zeta: float
+
+
+@dataclass(frozen=True, repr=False)
 class ThreePC(Mechanism):
     """The three point compressors v1 to v5; x is the gradient, y the previous one, h the estimate before.
 
@@ -102,7 +185,7 @@ class ThreePC(Mechanism):
         compressor: C, contractive.
         variant: 1: y + C(x - y), y travels too (idealised). 2: b = h + Q(x - y), then b + C(x - b). 3: b from another mechanism,
             then b + C(x - b). 4: b = h + C2(x - h), then b + C(x - b). 5: x with probability p (a coin shared by all), else h + C(x - y).
-        second: variant 2: Q, unbiased; variant 4: C2; variant 3: EF21, LAG, CLAG or ThreePC.
+        second: variant 2: Q, unbiased; variant 4: C2; variant 3: EF21, LAG, CLAG, AdaCGD, ThreePC or Ada3PC.
         p: variant 5, in (0, 1].
         init: as for :class:`EF21`.
     """

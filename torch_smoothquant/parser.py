@@ -7,6 +7,7 @@ from typing import Any
 from . import _C
 from .compressors import (
     Bernoulli,
+    BlockDithering,
     Cast,
     Dithering,
     Identity,
@@ -16,11 +17,13 @@ from .compressors import (
     Quantizer,
     RandK,
     Sign,
+    SmoothBernoulli,
     SparseSign,
     StochasticSparsifier,
     Ternary,
     TopK,
     UniformStep,
+    VaryingDithering,
 )
 from .mechanisms import (
     CLAG,
@@ -28,18 +31,25 @@ from .mechanisms import (
     EF21,
     LAG,
     MARINA,
+    Accurate,
+    Ada3PC,
     AdaCGD,
+    Always,
     Bidirectional,
     Direct,
     ErrorFeedback,
+    Far,
+    Near,
+    Settled,
     ThreePC,
 )
 from .spec import Spec
 
 _CLASSES: dict[str, type[Spec]] = {
     c.__name__: c for c in (
-        Bernoulli, Cast, Dithering, Identity, Natural, NaturalDithering, PermK, Quantizer, RandK, Sign, SparseSign, StochasticSparsifier,
-        Ternary, TopK, UniformStep, AdaCGD, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, LAG, MARINA, ThreePC)
+        Bernoulli, BlockDithering, Cast, Dithering, Identity, Natural, NaturalDithering, PermK, Quantizer, RandK, Sign, SmoothBernoulli,
+        SparseSign, StochasticSparsifier, Ternary, TopK, UniformStep, VaryingDithering,
+        Accurate, Ada3PC, AdaCGD, Always, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, Far, LAG, MARINA, Near, Settled, ThreePC)
 }
 
 

@@ -6,10 +6,14 @@ C++ (see docs/spec.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
+import torch
+
 from . import _C
+from .smoothness import Smoothness, handles_of
 
 SpecError = _C.SpecError
 
@@ -45,6 +49,23 @@ class Compressor(Spec):
         """Contraction constant, E|C(x)-x|^2 <= (1-alpha) |x|^2, of the map as error feedback uses it; None if there is none."""
         return _C.class_of(f"ErrorFeedback({self!r})", numel, world_size)[1]
 
+    def expected_bits(self, numel: int, dtype: torch.dtype = torch.float32) -> float:
+        """Expected bits of the payload of ``numel`` elements of ``dtype``, scales and indices included, headers not."""
+        return _C.expected_bits(repr(self), numel, dtype)
+
+    def max_bytes(self, numel: int, dtype: torch.dtype = torch.float32) -> int:
+        """Bytes that the payload of ``numel`` elements of ``dtype`` never exceeds."""
+        return _C.max_bytes(repr(self), numel, dtype)
+
+
+    def script_L(self, smoothness: Smoothness, numel: int | None = None, world_size: int = 1) -> float | None:
+        """script-L: E|C(x)-x|_L^2 <= script-L |x|^2 on ``numel`` elements, of the map as ``Direct`` with this smoothness uses it (steps
+        and probabilities fitted); None if it is not unbiased. ``numel`` must be given for a :class:`~torch_smoothquant.Scalar`."""
+        length = smoothness._length(numel)
+        if self.omega(length, world_size) is None:
+            return None
+        return _C.noise_of(f"Direct({self!r})", handles_of(smoothness), length, world_size, True)[0][1]
+
 
 class Mechanism(Spec):
     """The stateful rule between gradient and compressor."""
@@ -63,13 +84,36 @@ class Mechanism(Spec):
         """
         return _C.safe_step(repr(self), L_minus, L_plus, numel, world_size)
 
+    def noise(self, smoothness: Smoothness | Sequence[Smoothness], numel: int | None = None, world_size: int | None = None,
+              plus: bool = True) -> list[tuple[float, float]]:
+        """(omega, script-L) of :class:`Direct` or :class:`DIANA` for each smoothness. plus: with the smoothness given to senders and
+        receivers (DCGD+, DIANA+); else of the plain method, script-L = omega lambda_max."""
+        return _C.noise_of(repr(self), *_given(smoothness, numel, world_size), plus)
+
+    def convex_step(self, smoothness: Smoothness | Sequence[Smoothness], numel: int | None = None, world_size: int | None = None,
+                    plus: bool = True) -> float:
+        """The step size that convex theory allows: 1 / (L + 2 max script-L / n) for :class:`Direct`, 1 / (L + 6 max script-L / n) for
+        :class:`DIANA`, L = lambda_max of the mean smoothness; half of it if a smoothness has mu = 0 (docs/smoothness.md).
+
+        Args:
+            smoothness: one of each worker, or a common one. numel: for scalars. world_size: n; None: as many as there are.
+            plus: as for :meth:`noise`.
+        """
+        return _C.convex_step(repr(self), *_given(smoothness, numel, world_size), plus)
+
     def state_numel(self) -> tuple[int, int]:
         """State vectors per element: of each sender, of each receiver."""
         return _C.state_counts(repr(self))
 
-    def expected_bits(self, numel: int) -> float:
-        """Expected bits of one float32 message of ``numel`` elements, without header, where every message is sent."""
-        return _C.expected_bits(repr(self), numel)
+    def expected_bits(self, numel: int, dtype: torch.dtype = torch.float32) -> float:
+        """Expected bits of one message of ``numel`` elements of ``dtype``, without header, where every message is sent."""
+        return _C.expected_bits(repr(self), numel, dtype)
+
+
+def _given(smoothness: Smoothness | Sequence[Smoothness], numel: int | None, world_size: int | None) -> tuple[list, int, int]:
+    handles = handles_of(smoothness)
+    first = smoothness if isinstance(smoothness, Smoothness) else smoothness[0]
+    return handles, first._length(numel), len(handles) if world_size is None else world_size
 
 
 def always(default: Any) -> Any:

@@ -15,7 +15,8 @@ def by_parameter(core: _C.Hook) -> dict[str, dict[str, Any]]:
     ``sent``, ``skipped`` gradients of this rank (slices of them in the sharded exchange); ``up_bytes``, ``down_bytes`` of payload that this
     rank made; ``levels`` {level: how often}; ``trigger_rate`` share of gradients that took any bytes; ``gradient_norm``;
     ``residual_norm`` what compression left over; ``contraction`` 1 - left over / compressed, of squared norms, in [0, 1] for a
-    contractive map; None where there is nothing to measure.
+    contractive map; ``bits`` the average width that a plan gives it and ``weight`` what an error costs there, relative to the mean of all
+    planned parameters; None where there is nothing to measure.
     """
     return {name: _readable(raw) for name, raw in core.watched().items()}
 
@@ -24,8 +25,11 @@ def totals(core: _C.Hook) -> dict[str, Any]:
     """The same over all parameters."""
     whole: dict[str, Any] = {"sent": 0, "skipped": 0, "up_bytes": 0, "down_bytes": 0, "levels": {},
                              "gradient_sq": 0.0, "wanted_sq": 0.0, "left_sq": 0.0}
+    planned = ("bits", "weight")
     for raw in core.watched().values():
         for key, value in raw.items():
+            if key in planned:
+                continue
             if key == "levels":
                 for level, count in value.items():
                     whole["levels"][level] = whole["levels"].get(level, 0) + count
@@ -73,4 +77,6 @@ def _readable(raw: dict[str, Any]) -> dict[str, Any]:
         "gradient_norm": math.sqrt(raw["gradient_sq"]) if raw["gradient_sq"] > 0 else None,
         "residual_norm": math.sqrt(raw["left_sq"]) if measured else None,
         "contraction": 1 - raw["left_sq"] / raw["wanted_sq"] if measured else None,
+        "bits": raw.get("bits") or None,
+        "weight": raw["weight"] if raw.get("bits") else None,
     }

@@ -20,6 +20,7 @@ CHEAPER = {  # the level below, in AdaCGD's ladder
 }
 DENSE = "Direct(Identity())"
 MOMENTUM_FIRST = "EF21(Identity(), momentum=0.1)"  # uncompressed, with the optimizer that momentum in the mechanism wants
+LAZY = "LAG(zeta=1.0)"  # has no compressor
 
 
 def _unbiased_partner(compressor: str) -> str:
@@ -36,8 +37,12 @@ MECHANISMS: dict[str, Callable[[str], str]] = {
     "MARINA, p 0.1": lambda c: f"MARINA({c}, p=0.1)",
     "CLAG, zeta 1": lambda c: f"CLAG({c}, zeta=1.0)",
     "AdaCGD, zeta 1": lambda c: f"AdaCGD([{CHEAPER[c]}, {c}], zeta=1.0)",
+    "Ada3PC, Accurate 0.25": lambda c: f"Ada3PC([EF21({CHEAPER[c]}), EF21({c})], [Accurate(zeta=0.25)])",
+    "ThreePC v1": lambda c: f"ThreePC({c}, variant=1)",
     "ThreePC v2": lambda c: f"ThreePC({c}, second={_unbiased_partner(c)})",
+    "ThreePC v3, CLAG": lambda c: f"ThreePC({c}, variant=3, second=CLAG({c}, zeta=1.0))",
     "ThreePC v4": lambda c: f"ThreePC({c}, variant=4, second={c})",
+    "ThreePC v5, p 0.1": lambda c: f"ThreePC({c}, variant=5, p=0.1)",
 }
 TELLING = ("ErrorFeedback", "ErrorFeedback, both directions", "EF21, momentum 0.1", "Direct")
 
@@ -68,6 +73,6 @@ def _cells() -> list[tuple[str, str]]:
 def cases(optimizers: list[str], seeds: list[int]) -> list[Case]:
     out: list[Case] = []
     for seed in seeds:
-        out += [Case(o, "", "", spec, seed) for spec in (DENSE, MOMENTUM_FIRST) for o in optimizers]
+        out += [Case(o, "", "", spec, seed) for spec in (DENSE, MOMENTUM_FIRST, LAZY) for o in optimizers]
         out += [Case(o, m, c, MECHANISMS[m](c), seed) for m, c in _cells() for o in optimizers]
     return out

@@ -7,7 +7,7 @@ import math
 import os
 from pathlib import Path
 
-from .cases import COLUMNS, DENSE, MECHANISMS, MOMENTUM_FIRST, Case, cases
+from .cases import COLUMNS, DENSE, LAZY, MECHANISMS, MOMENTUM_FIRST, Case, cases
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "tuning.md"
@@ -69,7 +69,10 @@ def dense_line(optimizer: str, seeds: list[int], results: Results) -> str:
     def shown(values: list[float | None]) -> str:
         return " / ".join("not run" if value is None else f"{value:.4f}" for value in values)
 
-    return (f"{optimizer}: dense {shown(dense)}; uncompressed with the momentum in the mechanism, `{MOMENTUM_FIRST}`, {shown(first)}.")
+    lazy = results.get(Case(optimizer, "", "", LAZY, seeds[0]).key)
+    bits = "" if lazy is None else f" ({lazy['bits_up']:.2f} bits)"
+    return (f"{optimizer}: dense {shown(dense)}; uncompressed with the momentum in the mechanism, `{MOMENTUM_FIRST}`, {shown(first)}; "
+            f"`{LAZY}`, which has no compressor, {shown([dense_loss(optimizer, seed, results, LAZY) for seed in seeds])}{bits}.")
 
 
 def draw(optimizer: str, seeds: list[int], results: Results, path: Path) -> None:

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "bench.h"
+#include "common/checksum.h"
 #include "compressors/registry.h"
 #include "kernels/natural.h"
 #include "kernels/quantizer.h"
@@ -161,6 +162,8 @@ class Bench {
     take("dequantize_add 4 bits", [&] {
       dequantize_add(params, messages[0], kElements, 0.5, {state_.get(), DType::kFloat32, kElements});
     });
+    const Bytes sent(messages[0], quantizer_bytes(kElements, params.bits, params.block));
+    take("checksum of a 4-bit message", [&] { benchmark::DoNotOptimize(checksum(sent, 0)); });
     take("valid_payload 4 bits", [&] { benchmark::DoNotOptimize(valid_payload(params, messages[0], kElements)); });
     // What any kernel with error feedback costs at least: read two vectors, write one.
     take("e += x, the floor of error feedback", [&] {

@@ -13,7 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 
 from .models import Task
-from .settings import FOUR, LADDERS, POWERSGD, SPECS, Measurement, Settings
+from .settings import CAT_SPEC, FOUR, LADDERS, POWERSGD, SPECS, Measurement, Settings
 
 
 @dataclass
@@ -60,12 +60,26 @@ def make_contender(method: str, settings: Settings, task: Task) -> Contender:
 def attach(ddp: DistributedDataParallel, method: str, seed: int) -> Any:
     import torch_smoothquant as tsq  # late: the other methods run without it
 
+    if method == "cat":
+        return tsq.attach(ddp, CAT_SPEC, policy=tsq.CAT(tsq.MeasuredCost()), seed=seed)
+    if method == "kronecker":
+        return tsq.attach(ddp, SPECS["one_bit"], smoothness=tsq.Running("kronecker"), seed=seed)
     if method not in LADDERS:
         return tsq.attach(ddp, SPECS.get(method, method), seed=seed)
     if (coarser := LADDERS[method]) is None:
         return tsq.attach(ddp, seed=seed)
     ladder = [FOUR, *(f"ErrorFeedback({compressor})" for compressor in coarser)]
     return tsq.attach(ddp, policy=tsq.NeverSlower(ladder=ladder), seed=seed)
+
+
+def in_this_build(method: str) -> bool:
+    """False for methods whose names the installed torch_smoothquant lacks."""
+    needs = {"cat": "CAT", "kronecker": "Running"}.get(method)
+    if needs is None:
+        return True
+    import torch_smoothquant as tsq
+
+    return hasattr(tsq, needs)
 
 
 def check_replicas(contender: Contender) -> None:

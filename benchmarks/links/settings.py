@@ -18,6 +18,7 @@ SPECS = {
     "ef21": "EF21(UniformStep(bits=1.0))",
     "adacgd": "AdaCGD([TopK(ratio=0.01), TopK(ratio=0.05), TopK(ratio=0.25)], zeta=1.0)",
 }
+CAT_SPEC = "ErrorFeedback(TopK(ratio=0.05))"  # of "cat"; "kronecker" is that of "one_bit" in another basis
 POWERSGD = {"powersgd1": 1, "powersgd2": 2, "powersgd4": 4}  # ranks
 # NeverSlower: None: the default; else the levels below 4 bits, for SGD
 LADDERS = {"ours": None, "ours_sgd": ("Quantizer(bits=3)", "UniformStep(bits=1.0)", "UniformStep(bits=0.67)")}
@@ -35,6 +36,8 @@ LABELS = {
     "one_bit": "ours, 1 bit",
     "ef21": "ours, EF21, 1 bit",
     "adacgd": "ours, AdaCGD of Top-K",
+    "cat": "ours, CAT of Top-K",
+    "kronecker": "ours, 1 bit in the Kronecker eigenbasis",
 }
 USUAL = ("plain", "fp16", "powersgd1", "ours", "int4")
 MODELS = {"mlp": "MLP 784-2048-2048-256", "gpt": "GPT of 8 blocks, width 256, context 64", "conv": "conv net of 6 layers"}

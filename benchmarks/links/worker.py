@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from .contenders import Contender, check_loss, check_replicas, make_contender
+from .contenders import Contender, check_loss, check_replicas, in_this_build, make_contender
 from .models import make_task
 from .namespaces import INTERFACE
 from .settings import LABELS, RESULT_FILE, SHAPE_FILE, SHAPED_FILE, STORE_FILE, Settings
@@ -167,7 +167,7 @@ def train_until(contender: Contender, settings: Settings, target: float | None) 
 def measure(settings: Settings, rank: int, folder: Path) -> dict[str, Any]:
     """Make every method, then measure what the settings ask for."""
     task = make_task(settings, rank)
-    contenders = [make_contender(method, settings, task) for method in settings.methods]
+    contenders = [make_contender(method, settings, task) for method in settings.methods if in_this_build(method)]
     rate, compute = raw_rate(rank), compute_time(contenders[0])
     target = None
     if settings.changes:

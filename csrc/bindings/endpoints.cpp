@@ -15,18 +15,24 @@ namespace tsq {
 namespace {
 
 EndpointConfig make_config(const std::string& spec, int64_t numel, int64_t world_size, at::ScalarType type,
-                           uint64_t seed) {
+                           uint64_t seed, const std::vector<std::shared_ptr<Smoothness>>& smoothness) {
   if (numel < 0) throw ArgumentError(concat("numel: expected 0 or more, got ", numel));
   if (world_size < 1 || world_size > UINT32_MAX)
     throw ArgumentError(concat("world_size: expected 1 or more, got ", world_size));
-  const auto dtype = to_dtype(type);
-  if (!dtype) throw ArgumentError(concat("dtype: expected float32, float64, float16 or bfloat16, got ", type));
-  return {parse_mechanism(spec), static_cast<size_t>(numel), static_cast<uint32_t>(world_size), *dtype, seed};
+  const DType dtype = dtype_of(type);
+  MechanismPtr mechanism = parse_mechanism(spec);
+  if (!smoothness.empty()) {
+    if (state_dtype(dtype) != dtype)
+      throw ArgumentError(concat("dtype: expected float32 or float64 with a smoothness, got ", type));
+    mechanism = mechanism->with_smoothness(
+        {{smoothness.begin(), smoothness.end()}, static_cast<size_t>(numel), static_cast<uint32_t>(world_size)});
+  }
+  return {std::move(mechanism), static_cast<size_t>(numel), static_cast<uint32_t>(world_size), dtype, seed};
 }
 
 Sender make_sender(const std::string& spec, int64_t numel, int64_t rank, int64_t world_size, at::ScalarType type,
-                   uint64_t seed) {
-  const EndpointConfig config = make_config(spec, numel, world_size, type, seed);
+                   uint64_t seed, const std::vector<std::shared_ptr<Smoothness>>& smoothness) {
+  const EndpointConfig config = make_config(spec, numel, world_size, type, seed, smoothness);
   if (rank < 0 || rank >= world_size)
     throw ArgumentError(concat("rank: expected 0 to ", world_size - 1, ", got ", rank));
   return Sender(config, static_cast<uint32_t>(rank));
@@ -124,18 +130,20 @@ void load_state(End& end, const std::map<std::string, at::Tensor>& state, uint64
 void bind_endpoints(py::module_& m) {
   py::class_<Sender>(m, "Sender")
       .def(py::init(&make_sender), py::arg("spec"), py::arg("numel"), py::arg("rank"), py::arg("world_size"),
-           py::arg("dtype"), py::arg("seed"))
+           py::arg("dtype"), py::arg("seed"), py::arg("smoothness"))
       .def("send", &send)
       .def("state", &state_of<Sender>)
       .def("load_state", &load_state<Sender>)
-      .def_property("rate", &Sender::rate, &Sender::set_rate)
+      .def_property("rates", &Sender::rates, &Sender::set_rates)
       .def_property_readonly("level", &Sender::level)
       .def_property_readonly("step", &Sender::step);
   py::class_<Receiver>(m, "Receiver")
-      .def(py::init([](const std::string& spec, int64_t numel, int64_t world_size, at::ScalarType type, uint64_t seed) {
-             return Receiver(make_config(spec, numel, world_size, type, seed));
+      .def(py::init([](const std::string& spec, int64_t numel, int64_t world_size, at::ScalarType type, uint64_t seed,
+                       const std::vector<std::shared_ptr<Smoothness>>& smoothness) {
+             return Receiver(make_config(spec, numel, world_size, type, seed, smoothness));
            }),
-           py::arg("spec"), py::arg("numel"), py::arg("world_size"), py::arg("dtype"), py::arg("seed"))
+           py::arg("spec"), py::arg("numel"), py::arg("world_size"), py::arg("dtype"), py::arg("seed"),
+           py::arg("smoothness"))
       .def("receive", &receive)
       .def("state", &state_of<Receiver>)
       .def("load_state", &load_state<Receiver>)

@@ -8,6 +8,7 @@
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
 #include "common/error.h"
+#include "hook/agreement.h"
 #include "hook/checkpoint.h"
 #include "hook/comm_hook.h"
 
@@ -28,9 +29,21 @@ using SpecPair = std::pair<std::string, std::string>;  // (up, down)
 /// (name, parameter, up, down, coarser levels of a ladder)
 using ParameterTuple = std::tuple<std::string, at::Tensor, std::string, std::string, std::vector<SpecPair>>;
 
+/// (kind, metric, decay, floor, warmup, interval, largest_side)
+using RunningTuple = std::tuple<std::string, std::string, double, double, uint64_t, uint64_t, size_t>;
+
+PlannerConfig planner_config(const RunningTuple& given) {
+  const auto& [kind, metric, decay, floor, warmup, interval, side] = given;
+  PlannerConfig config{.decay = decay, .floor = floor, .warmup = warmup, .interval = interval};
+  if (kind == "secant") config.kind = RunningKind::kSecant;
+  if (kind == "hutchinson") config.kind = RunningKind::kGiven;
+  if (metric == "adam") config.metric = Metric::kAdam;
+  return config;
+}
+
 std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const std::string& group_name,
                            const std::string& exchange, uint64_t seed, bool hold_unused, double timeout_seconds,
-                           const std::string& fingerprint,
+                           const std::string& fingerprint, const std::optional<RunningTuple>& smoothness,
                            const std::optional<std::pair<double, double>>& never_slower) {
   std::vector<HookParameter> list;
   for (const auto& [name, tensor, up, down, coarser] : parameters) list.push_back({name, tensor, up, down, coarser});
@@ -43,6 +56,13 @@ std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const 
     std::tie(config.averager.never_slower->max_error, config.averager.never_slower->min_gain) = *never_slower;
   }
   config.fingerprint = fingerprint;
+  if (smoothness && std::get<0>(*smoothness) == "kronecker")
+    config.rotation = RotationConfig{.decay = std::get<2>(*smoothness),
+                                     .warmup = std::get<4>(*smoothness),
+                                     .interval = std::get<5>(*smoothness),
+                                     .largest_side = std::get<6>(*smoothness)};
+  else if (smoothness)
+    config.smoothness = planner_config(*smoothness);
   const std::chrono::milliseconds timeout(static_cast<int64_t>(timeout_seconds * 1000));
   auto hook = make_hook(list, config, c10d::resolve_process_group(group_name), timeout);
   // The last owner may hold Python's lock while a callback of a queued bucket's future waits for it: give it up to join
@@ -124,8 +144,8 @@ StateKey key_of(const Averager& averager, const StateRef& ref) {
   return {averager.parameters()[ref.parameter].name, name_of(ref.side), ref.name};
 }
 
-/// (steps, fresh, the worker's rate, the owner's rate)
-using ProgressTuple = std::tuple<uint64_t, bool, double, double>;
+/// (steps, fresh, the worker's rates, the owner's rates)
+using ProgressTuple = std::tuple<uint64_t, bool, std::vector<double>, std::vector<double>>;
 
 /// {key: (begin, values)}
 using Vectors = std::map<StateKey, std::pair<size_t, at::Tensor>>;
@@ -160,15 +180,14 @@ StateTuple state(Hook& hook) {
 /// The state of all ranks, whole vectors, workers' by their mean. Collective.
 StateTuple whole_state(Hook& hook) {
   StateTuple out;
-  hook.between_buckets([&](Averager& averager) {
+  hook.together([&](Averager& averager) {
     check_whole(averager);
     for (const WholeVector& v : mean_state(averager.states(), averager.parameters(), averager.exchange())) {
       const StateRef ref{v.parameter, v.side, v.name, 0, v.values.view()};
       out.first.emplace(key_of(averager, ref), std::make_pair(size_t{0}, copy_of(ref.view)));
     }
     out.second = progress_of(averager);
-    for (auto& [name, progress] : out.second)
-      std::get<2>(progress) = std::get<3>(progress) = 1.0;  // rates are a rank's
+    for (auto& [name, progress] : out.second) std::get<2>(progress) = std::get<3>(progress) = {};  // rates are a rank's
   });
   return out;
 }
@@ -185,8 +204,8 @@ void load_progress(Averager& averager, const std::map<std::string, ProgressTuple
     const auto found = progress.find(averager.parameters()[i].name);
     if (found == progress.end())
       throw ArgumentError(concat("state_dict: expected steps of ", averager.parameters()[i].name, ", not there"));
-    const auto& [steps, fresh, up_rate, down_rate] = found->second;
-    if (write) averager.states().progress(i) = {steps, fresh, {up_rate, down_rate}};
+    const auto& [steps, fresh, up_rates, down_rates] = found->second;
+    if (write) averager.states().progress(i) = {steps, fresh, {up_rates, down_rates}};
   }
 }
 
@@ -223,6 +242,8 @@ std::map<std::string, py::dict> watched(const Hook& hook) {
     d["gradient_sq"] = w.gradient;
     d["wanted_sq"] = w.wanted;
     d["left_sq"] = w.left;
+    d["bits"] = w.bits;
+    d["weight"] = w.weight;
     out.emplace(hook.parameters()[i].name, std::move(d));
   }
   return out;
@@ -235,6 +256,60 @@ void load_all_owed(Averager& averager, const Vectors& vectors, bool write) {
     load_owed(i, name, found == vectors.end() ? View{} : view_of(found->second.second, kOwed), averager.states(),
               write);
   }
+}
+
+/// (steps, {parameter: what Planner::state says of it}), or none.
+using RunningState = std::pair<uint64_t, std::map<std::string, at::Tensor>>;
+
+std::optional<RunningState> running_state(Hook& hook) {
+  std::optional<RunningState> out;
+  hook.between_buckets([&](Averager& averager) {
+    if (!averager.planner() && !hook.rotation()) return;
+    Planner::Saved saved = hook.rotation() ? hook.rotation()->state() : averager.planner()->state();
+    out.emplace(saved.steps, std::map<std::string, at::Tensor>());
+    for (auto& [id, values] : saved.parameters)
+      out->second.emplace(averager.parameters()[id].name, copy_of({values.data(), DType::kFloat64, values.size()}));
+  });
+  return out;
+}
+
+std::vector<double> doubles_of(const at::Tensor& tensor, const std::string& name) {
+  const View given = view_of(tensor, name.c_str());
+  if (given.dtype != DType::kFloat64)
+    throw ArgumentError(concat("state_dict: running: ", name, ": expected float64, got ", name_of(given.dtype)));
+  return {given.as<double>(), given.as<double>() + given.numel};
+}
+
+void load_running_state(Hook& hook, const RunningState& state) {
+  hook.between_buckets([&](Averager& averager) {
+    if (!averager.planner() && !hook.rotation())
+      throw ArgumentError("state_dict: running: expected none, as there is no smoothness here");
+    Planner::Saved saved{state.first, {}};
+    for (uint32_t i = 0; i < averager.parameters().size(); ++i)
+      if (const auto found = state.second.find(averager.parameters()[i].name); found != state.second.end())
+        saved.parameters.emplace_back(i, doubles_of(found->second, found->first));
+    if (hook.rotation()) return hook.rotation()->load(saved);
+    averager.plan([&](Planner& planner, std::vector<Parameter>& parameters) { planner.load(saved, parameters); });
+  });
+}
+
+/// Collective: every rank must give the same numbers.
+void update_smoothness(Hook& hook, const std::map<std::string, at::Tensor>& diagonals) {
+  hook.between_buckets([&](Averager& averager) {
+    if (!averager.planner()) throw ArgumentError("update_smoothness: expected a hook with smoothness=Running(...)");
+    Facts facts;
+    for (const auto& [name, tensor] : diagonals) {
+      const View v = view_of(tensor, name.c_str());
+      uint64_t checksum = 0xCBF29CE484222325u;  // FNV-1a
+      for (size_t i = 0; i < v.numel * size_of(v.dtype); ++i)
+        checksum = (checksum ^ v.as<uint8_t>()[i]) * 0x100000001B3u;
+      facts.emplace_back(name, concat(v.numel, " numbers with checksum ", checksum));
+    }
+    agree(averager.exchange(), "update_smoothness", facts);
+    for (uint32_t i = 0; i < averager.parameters().size(); ++i)
+      if (const auto found = diagonals.find(averager.parameters()[i].name); found != diagonals.end())
+        averager.planner()->give(i, view_of(found->second, found->first.c_str()));
+  });
 }
 
 /// Everything is checked before anything is changed.
@@ -274,7 +349,10 @@ void bind_hook(py::module_& m) {
   py::class_<Hook, std::shared_ptr<Hook>>(m, "Hook")
       .def(py::init(&make), no_gil(), py::arg("parameters"), py::arg("group_name"), py::arg("exchange"),
            py::arg("seed"), py::arg("hold_unused"), py::arg("timeout"), py::arg("fingerprint"),
-           py::arg("never_slower") = py::none())
+           py::arg("smoothness") = py::none(), py::arg("never_slower") = py::none())
+      .def("running_state", &running_state, no_gil())
+      .def("load_running_state", &load_running_state, no_gil())
+      .def("update_smoothness", &update_smoothness, no_gil())
       .def(
           "register",
           [](const std::shared_ptr<Hook>& hook, const std::shared_ptr<c10d::Reducer>& reducer) {
@@ -301,12 +379,7 @@ void bind_hook(py::module_& m) {
              return names;
            })
       .def("set_specs", &Hook::set_specs, no_gil())
-      .def(
-          "scale_state",
-          [](Hook& hook, double factor) {
-            hook.between_buckets([&](Averager& averager) { averager.scale_state(factor); });
-          },
-          no_gil())
+      .def("scale_state", &Hook::scale_state, no_gil())
       .def("set_enabled", &Hook::set_enabled, no_gil())
       .def("close", &Hook::close, no_gil())
       .def_property_readonly("enabled", &Hook::enabled)

@@ -12,6 +12,12 @@ namespace py = pybind11;
 
 namespace tsq {
 
+DType dtype_of(at::ScalarType type) {
+  const auto dtype = to_dtype(type);
+  if (!dtype) throw ArgumentError(concat("dtype: expected float32, float64, float16 or bfloat16, got ", type));
+  return *dtype;
+}
+
 View view_of(const at::Tensor& tensor, const char* name) {
   const auto dtype = to_dtype(tensor.scalar_type());
   if (!dtype)
@@ -79,6 +85,7 @@ PYBIND11_MODULE(_C, m) {
 
   bind_codec(m);
   bind_spec(m);
+  bind_smoothness(m);
   bind_endpoints(m);
   bind_hook(m);
 }

@@ -11,7 +11,11 @@ namespace tsq {
 void bind_codec(pybind11::module_& m);
 void bind_spec(pybind11::module_& m);
 void bind_endpoints(pybind11::module_& m);
+void bind_smoothness(pybind11::module_& m);
 void bind_hook(pybind11::module_& m);
+
+/// Throws ArgumentError unless it is an element type of ours.
+DType dtype_of(at::ScalarType type);
 
 /// The tensor's memory as a view. Throws ArgumentError naming `name` unless it is a contiguous floating CPU tensor.
 View view_of(const at::Tensor& tensor, const char* name);

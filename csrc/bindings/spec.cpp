@@ -44,13 +44,10 @@ const Compressor& compressor_in(const MechanismPtr& mechanism) { return mechanis
 
 void bind_spec(py::module_& m) {
   m.def("parse", [](const std::string& text) {
-    parse_mechanism(text);  // the whole meaning, not the shape alone
+    canonical_spec(text);  // throws: the whole meaning, not the shape alone
     return to_python(parse_expression(text));
   });
-  m.def("canonical", [](const std::string& text) {
-    const Value value = parse_expression(text);
-    return is_compressor(value.text) ? parse_compressor(text)->spec() : parse_mechanism(text)->spec();
-  });
+  m.def("canonical", [](const std::string& text) { return canonical_spec(text); });
   m.def(
       "class_of",
       [](const std::string& text, size_t n, uint32_t world_size) {
@@ -72,10 +69,11 @@ void bind_spec(py::module_& m) {
     const MechanismPtr mechanism = parse_mechanism(text);
     return std::pair(mechanism->state_names().size(), mechanism->receiver_names().size());
   });
-  m.def("expected_bits",
-        [](const std::string& text, size_t n) { return parse_mechanism(text)->expected_bits(n, DType::kFloat32); });
-  m.def("max_bytes", [](const std::string& text, const at::Tensor& like, size_t n) {
-    return compressor_in(parse_mechanism(text)).max_bytes(n, view_of(like, "like").dtype);
+  m.def("expected_bits", [](const std::string& text, size_t n, at::ScalarType type) {
+    return parse_mechanism(text)->expected_bits(n, dtype_of(type));
+  });
+  m.def("max_bytes", [](const std::string& text, size_t n, at::ScalarType type) {
+    return compressor_in(parse_mechanism(text)).max_bytes(n, dtype_of(type));
   });
 }
 

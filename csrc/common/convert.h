@@ -79,4 +79,19 @@ decltype(auto) with_element(DType dtype, F&& f) {
   return f(Element<DType::kFloat32>{});
 }
 
+/// to = x, converted to `to`'s dtype (rounded to nearest even where that is narrower); as many elements.
+inline void assign(View to, ConstView x) {
+  if (to.dtype == x.dtype) {
+    if (x.numel) std::memcpy(to.data, x.data, x.numel * size_of(x.dtype));
+    return;
+  }
+  with_element(to.dtype, [&](auto to_element) {
+    using T = decltype(to_element);
+    with_element(x.dtype, [&](auto element) {
+      for (size_t i = 0; i < x.numel; ++i)
+        T::store(to.data, i, static_cast<typename T::State>(decltype(element)::load(x.data, i)));
+    });
+  });
+}
+
 }  // namespace tsq

@@ -34,10 +34,25 @@ class WireError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+constexpr const char* kBadMessage = "bad message";
+
 /// Names the field of a message, what was expected and what was found.
 template <class Expected, class Found>
 [[noreturn]] void throw_wire(const char* field, const Expected& expected, const Found& found) {
-  throw WireError(concat("bad message: ", field, ": expected ", expected, ", found ", found));
+  throw WireError(concat(kBadMessage, ": ", field, ": expected ", expected, ", found ", found));
+}
+
+/// Calls `check`; a WireError of it names the rank whose message it was.
+template <class F>
+decltype(auto) name_sender(int rank, F&& check) {
+  try {
+    return check();
+  } catch (const WireError& e) {
+    std::string text = e.what();
+    if (text.starts_with(kBadMessage))
+      text.insert(std::char_traits<char>::length(kBadMessage), concat(" from rank ", rank));
+    throw WireError(text);
+  }
 }
 
 }  // namespace tsq

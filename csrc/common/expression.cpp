@@ -247,6 +247,18 @@ int64_t Arguments::integer(const char* name, int64_t fallback, int64_t low, int6
   return integer_of(*value, name, low, high);
 }
 
+std::optional<double> Arguments::float_or_integer(const char* name, int fallback, int low, int high, int* whole) {
+  const Value* value = take(name);
+  *whole = fallback;
+  if (!value) return std::nullopt;
+  const bool numeric = value->kind == Value::Kind::kInt || value->kind == Value::Kind::kFloat;
+  if (!numeric || !(value->number >= low && value->number <= high))
+    fail(*value, name, concat("an integer from ", low, " to ", high, ", or a float (an average)"));
+  if (value->kind == Value::Kind::kFloat) return value->number;
+  *whole = static_cast<int>(value->integer);
+  return std::nullopt;
+}
+
 std::optional<int64_t> Arguments::optional_integer(const char* name, int64_t low, int64_t high) {
   const Value* value = take(name);
   if (!value || value->kind == Value::Kind::kNone) return std::nullopt;

@@ -59,6 +59,9 @@ class Arguments {
   Arguments(std::string_view text, const Value& call, std::vector<std::string> order);
 
   int64_t integer(const char* name, int64_t fallback, int64_t low, int64_t high);
+  /// An integer, which goes to `whole` (as `fallback` does where it is not given), or, the result, a float; in [low,
+  /// high].
+  std::optional<double> float_or_integer(const char* name, int fallback, int low, int high, int* whole);
   std::optional<int64_t> optional_integer(const char* name, int64_t low, int64_t high);  ///< none: None or not given
   std::optional<double> positive(const char* name, double high);                         ///< in (0, high]; likewise
   std::optional<double> fraction(const char* name) { return positive(name, 1); }         ///< in (0, 1]; likewise

@@ -6,6 +6,7 @@
 #include "common/error.h"
 #include "common/expression.h"
 #include "compressors/random_values.h"
+#include "compressors/script.h"
 #include "compressors/sums.h"
 
 namespace tsq {
@@ -32,6 +33,11 @@ Class Bernoulli::class_of(size_t n, uint32_t) const {
   return random_class(1.0 / p - 1.0, p, config_.scaled, values().class_of(max_entries(n)));
 }
 
+std::optional<double> Bernoulli::script_L(const Smoothness& L, size_t n, uint32_t world_size) const {
+  if (!config_.scaled || values().quantizer()) return Compressor::script_L(L, n, world_size);
+  return largest_of_blocks(L, n, 0, [&](const MetricBlock& all) { return (1 / probability() - 1) * all.largest; });
+}
+
 Compressor::Encoded Bernoulli::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
                                    MutableBytes out) const {
   check_length("Bernoulli", x.numel);
@@ -42,14 +48,19 @@ Compressor::Encoded Bernoulli::run(kernels::Form form, ConstView x, void* state,
     const S* const sums = sums_of(form, x, state, buffer);
     if (!sums) return send_nothing(x, out);
     const size_t room = max_entries(x.numel);
-    kept.resize(room);
     const double p = config_.scaled ? probability() : 1.0;
     const auto coarse = static_cast<uint32_t>(threshold_ >> 16);
-    sample(
-        key.philox, key.offset, x.numel, [&](size_t) { return coarse; }, [&](size_t) { return threshold_; },
-        [&](size_t i) {
-          if (sums[i] != 0 && kept.count < room) kept.add(i, saturated<S>(static_cast<double>(sums[i]) / p));
-        });
+    select_in_pieces(x.numel, kept, [&](size_t begin, size_t end, Selection<S>& part) {
+      const size_t most = std::min(room, end - begin);
+      part.resize(most);
+      sample(
+          key.philox, key.offset, begin, end, [&](size_t) { return coarse; }, [&](size_t) { return threshold_; },
+          [&](size_t i) {
+            if (sums[i] != 0 && part.count < most) part.add(i, saturated<S>(static_cast<double>(sums[i]) / p));
+          });
+      return true;
+    });
+    kept.count = std::min(kept.count, room);
     return send(form, x, state, key, kept, out);
   });
 }

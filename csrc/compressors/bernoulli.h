@@ -26,6 +26,7 @@ class Bernoulli final : public SparseVector {
 
   std::string spec() const override;
   Class class_of(size_t n, uint32_t world_size = 1) const override;
+  std::optional<double> script_L(const Smoothness& L, size_t n, uint32_t world_size) const override;
   CompressorPtr as_contractive() const override {
     return std::make_shared<Bernoulli>(Config{config_.p, values().contractive(), false});
   }

@@ -4,9 +4,21 @@
 
 #include "common/error.h"
 #include "compressors/pointers.h"
+#include "compressors/script.h"
 #include "compressors/sweep.h"
 
 namespace tsq {
+
+std::optional<double> BlockCodes::script_L(const Smoothness& L, size_t n, uint32_t) const {
+  L.check_numel(n);
+  if (!class_of(n).omega) return std::nullopt;
+  const double s = params_.bits == 1 ? 0.5 : static_cast<double>((1 << (params_.bits - 1)) - 1);
+  const double larger = params_.bf16_scales ? 1 + 0x1p-7 : 1.0;  // steps that are rounded up
+  return largest_of_blocks(L, n, params_.block, [&](const MetricBlock& block) {
+    const double omega = *class_of(static_cast<size_t>(block.count)).omega;
+    return std::min(omega * block.largest, larger * larger * block.trace / (4 * s * s));
+  });
+}
 
 // How far, in levels, the largest magnitude may lie below s: it is s / (1 + 1/128) of a scale at least.
 static double slack(int s, bool bf16_scales) { return bf16_scales ? s / 129.0 : 0.0; }
@@ -57,7 +69,7 @@ void BlockCodes::validate(Bytes in, uint64_t n, DType dtype) const {
   });
   if (!valid)
     throw WireError(
-        concat("bad message: payload of ", spec(), ": expected finite scales and legal codes, found others"));
+        concat(kBadMessage, ": payload of ", spec(), ": expected finite scales and legal codes, found others"));
 }
 
 void BlockCodes::decode_add(Bytes in, DType, double scale, View acc) const {
@@ -70,6 +82,12 @@ void BlockCodes::decode_mean(std::span<const Bytes> in, View out) const {
   sweep(out.numel, [&](size_t begin, size_t count) {
     const Pointers pointers(in, bytes_before(begin));
     kernels::dequantize_mean(params_, pointers.data(), in.size(), out.slice(begin, count));
+  });
+}
+
+void BlockCodes::decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+  sweep_update(in, acc, out, [&](const Bytes& payload, size_t begin, View sums) {
+    kernels::dequantize_add(params_, payload.data() + bytes_before(begin), sums.numel, scale, sums);
   });
 }
 

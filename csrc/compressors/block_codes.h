@@ -21,6 +21,7 @@ double grid_alpha(int s, size_t n, bool bf16_scales);
 
 class BlockCodes : public FusedCompressor {
  public:
+  std::optional<double> script_L(const Smoothness& L, size_t n, uint32_t world_size) const override;
   size_t max_bytes(size_t n, DType dtype) const override;
   double expected_bits(size_t n, DType dtype) const override;
   size_t granularity() const override { return params_.group(); }
@@ -28,6 +29,7 @@ class BlockCodes : public FusedCompressor {
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
   void decode_mean(std::span<const Bytes> in, View out) const override;
+  void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const override;
 
  protected:
   /// `params` must be legal; check_block() helps.

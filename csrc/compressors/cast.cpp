@@ -8,8 +8,10 @@
 #include "common/half.h"
 #include "compressors/accumulate.h"
 #include "compressors/quantity.h"
+#include "compressors/sweep.h"
 #include "kernels/cpu/block.h"
 #include "kernels/dithering.h"
+#include "kernels/float8.h"
 
 namespace tsq {
 
@@ -41,7 +43,7 @@ struct Sixteen {
 };
 
 /// 8-bit formats: a scale, then codes.
-template <class F>
+template <class F, kernels::Float8Format kFormat>
 struct Eight {
   static constexpr float kTop = F::decode(F::kLargestCode);
   static constexpr float kCap = 0x1.FFFFFp127f / kTop;  // the largest scale whose largest multiple is finite
@@ -52,15 +54,14 @@ struct Eight {
     const bool faint = largest < kFaint;
     const float inverse = faint ? 0.0f : kTop / largest;
     store<float>(out, faint ? 0.0f : std::min(largest / kTop, kCap));
-    for (size_t i = 0; i < m; ++i) {
-      const uint8_t code = F::encode(z[i] * inverse);
-      out[4 + i] = faint ? 0 : code;
-    }
+    if (faint)
+      std::fill_n(out + 4, m, uint8_t{0});
+    else
+      kernels::encode_float8(kFormat, z, m, inverse, out + 4);
   }
 
   static void decode(const uint8_t* in, size_t m, float* values) {
-    const float scale = load<float>(in);
-    for (size_t i = 0; i < m; ++i) values[i] = F::decode(in[4 + i]) * scale;
+    kernels::decode_float8(kFormat, in + 4, m, load<float>(in), values);
   }
 
   static void check(const uint8_t* in, size_t m) {
@@ -86,21 +87,23 @@ auto with_codec(CastTo to, Visit visit) {
     case CastTo::kBFloat16:
       return visit(Sixteen<BFloat16, to_bfloat16, 0x7F7F>());
     case CastTo::kE4M3:
-      return visit(Eight<FloatE4M3>());
+      return visit(Eight<FloatE4M3, kernels::Float8Format::kE4M3>());
     case CastTo::kE5M2:
       break;
   }
-  return visit(Eight<FloatE5M2>());
+  return visit(Eight<FloatE5M2, kernels::Float8Format::kE5M2>());
 }
 
 bool all_finite(const Quantity& quantity, size_t n) {
-  float z[Cast::kBlock];
-  for (size_t i = 0; i < n; i += Cast::kBlock) {
-    const size_t m = std::min(Cast::kBlock, n - i);
-    quantity.load(i, m, z);
-    if (kernels::largest_magnitude(z, m) >= kernels::kInfBits) return false;
-  }
-  return true;
+  return sweep_all(n, [&](size_t first, size_t numel) {
+    float z[Cast::kBlock];
+    for (size_t i = first, end = first + numel; i < end; i += Cast::kBlock) {
+      const size_t m = std::min(Cast::kBlock, end - i);
+      quantity.load(i, m, z);
+      if (kernels::largest_magnitude(z, m) >= kernels::kInfBits) return false;
+    }
+    return true;
+  });
 }
 
 }  // namespace
@@ -127,16 +130,18 @@ Compressor::Encoded Cast::run(kernels::Form form, ConstView x, void* state, cons
   }
   with_codec(to_, [&](auto codec) {
     using C = decltype(codec);
-    for (size_t i = 0; i < n; i += kBlock) {
-      float z[kBlock];
-      const size_t m = std::min(kBlock, n - i);
-      uint8_t* const to = out.data() + C::bytes(i);
-      quantity.load(i, m, z);
-      C::encode(z, m, to);
-      if (form == kernels::Form::kPlain) continue;
-      C::decode(to, m, z);
-      quantity.update(i, m, z);
-    }
+    sweep(n, [&](size_t first, size_t numel) {
+      for (size_t i = first, end = first + numel; i < end; i += kBlock) {
+        float z[kBlock];
+        const size_t m = std::min(kBlock, end - i);
+        uint8_t* const to = out.data() + C::bytes(i);
+        quantity.load(i, m, z);
+        C::encode(z, m, to);
+        if (form == kernels::Form::kPlain) continue;
+        C::decode(to, m, z);
+        quantity.update(i, m, z);
+      }
+    });
   });
   return {bytes, true};
 }
@@ -147,29 +152,44 @@ void Cast::validate(Bytes in, uint64_t n, DType dtype) const {
     throw_wire("bytes", concat("those of ", n, " elements of ", spec()), in.size());
   with_codec(to_, [&](auto codec) {
     using C = decltype(codec);
-    for (size_t i = 0; i < n; i += kBlock) C::check(in.data() + C::bytes(i), std::min<size_t>(kBlock, n - i));
+    sweep(n, [&](size_t first, size_t numel) {
+      for (size_t i = first, end = first + numel; i < end; i += kBlock)
+        C::check(in.data() + C::bytes(i), std::min(kBlock, end - i));
+    });
+  });
+}
+
+/// Calls f with the visit (compressors/accumulate.h) of these payloads.
+template <class F>
+void Cast::visit(std::span<const Bytes> in, size_t n, double scale, const F& f) const {
+  with_codec(to_, [&](auto codec) {
+    using C = decltype(codec);
+    f([=](const auto& start, const auto& done) {
+      sweep(n, [&](size_t first, size_t numel) {
+        for (size_t begin = first, end = first + numel; begin < end; begin += kBlock) {
+          const View sums = start(begin, std::min(kBlock, end - begin));
+          float values[kBlock];
+          for (const Bytes& payload : in) {
+            C::decode(payload.data() + C::bytes(begin), sums.numel, values);
+            add_values(values, scale, sums);
+          }
+          done(begin, sums);
+        }
+      });
+    });
   });
 }
 
 void Cast::decode_add(Bytes in, DType, double scale, View acc) const {
-  with_codec(to_, [&](auto codec) {
-    using C = decltype(codec);
-    for (size_t i = 0; i < acc.numel; i += kBlock) {
-      float values[kBlock];
-      const size_t m = std::min(kBlock, acc.numel - i);
-      C::decode(in.data() + C::bytes(i), m, values);
-      add_values(values, scale, acc.slice(i, m));
-    }
-  });
+  visit({&in, 1}, acc.numel, scale, [&](const auto& blocks) { add_parts(acc, blocks); });
 }
 
 void Cast::decode_mean(std::span<const Bytes> in, View out) const {
-  with_codec(to_, [&](auto codec) {
-    using C = decltype(codec);
-    mean_of_chunks(in.size(), kBlock, out, [&](size_t m, size_t begin, size_t count, float* values) {
-      C::decode(in[m].data() + C::bytes(begin), count, values);
-    });
-  });
+  visit(in, out.numel, 1.0, [&](const auto& blocks) { mean_parts(in.size(), out, blocks); });
+}
+
+void Cast::decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+  visit(in, acc.numel, scale, [&](const auto& blocks) { update_parts(acc, out, blocks); });
 }
 
 }  // namespace tsq

@@ -36,10 +36,14 @@ class Cast final : public FusedCompressor {
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
   void decode_mean(std::span<const Bytes> in, View out) const override;
+  void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const override;
 
  private:
   /// Non-finite (e + x or x - h in float32 included): the payload is that of zeros, no state has changed.
   Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const override;
+
+  template <class F>
+  void visit(std::span<const Bytes> in, size_t n, double scale, const F& f) const;
 
   CastTo to_;
 };

@@ -6,8 +6,10 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "common/bytes.h"
+#include "common/convert.h"
 #include "common/dtype.h"
 #include "common/philox.h"
 #include "wire/message.h"
@@ -23,6 +25,8 @@ struct EncodeKey {
   uint32_t rank = 0;
   uint32_t world_size = 1;
   double rate = 1.0;  ///< factor on a target rate (Compressor::target_bits), set by the sender's controller
+  /// What an error costs, by run of MixedQuantizer from the slice's first element on; empty: everywhere the same.
+  std::span<const double> weights{};
 };
 
 /// The key of stream `id` (with id.shared false) in a world of `world_size` ranks; an average (id.averaged) is encoded
@@ -58,6 +62,14 @@ struct Capacity {
   }
 };
 
+/// What a compressor may fit its steps or probabilities to: the noise counts as sum_j L_jj Var_j, or, where n_mu > 0
+/// (DIANA+), as sum_j (1 + L_jj / n_mu) Var_j.
+struct Tuning {
+  std::vector<double> diagonal;  ///< L_jj >= 0 of every element
+  double n_mu = 0;               ///< ranks times strong convexity
+};
+
+class Smoothness;
 class Compressor;
 using CompressorPtr = std::shared_ptr<const Compressor>;
 
@@ -75,6 +87,17 @@ class Compressor {
 
   virtual Class class_of(size_t n, uint32_t world_size = 1) const = 0;
 
+  /// script-L: the smallest known number with E|C(x) - x|_L^2 <= script-L |x|^2; none if the map is not unbiased or
+  /// nothing is known. As omega * lambda_max(L), or better.
+  virtual std::optional<double> script_L(const Smoothness& L, size_t n, uint32_t world_size = 1) const;
+
+  /// Throws ArgumentError if vectors of n elements cannot be encoded: a budget that does not fit them.
+  virtual void check_numel(size_t) const {}
+
+  /// This compressor for vectors of tuning.diagonal.size() elements, with its steps or probabilities fitted; null: it
+  /// has none. What it writes is read by a compressor tuned alike. Throws ArgumentError if its budget does not fit.
+  virtual CompressorPtr tuned(const Tuning&) const { return nullptr; }
+
   /// Bits per element that this compressor aims at where its rate depends on the data; none: it does not aim.
   virtual std::optional<double> target_bits() const { return std::nullopt; }
 
@@ -90,7 +113,7 @@ class Compressor {
   /// At least max_bytes(n, dtype) for every n, where max_bytes is monotone and never more than the sum of those of two
   /// parts: n elements are at most n / 2^14 + 1 stretches of 2^14, or of granules where those have a length of their
   /// own.
-  Capacity capacity(DType dtype) const {
+  virtual Capacity capacity(DType dtype) const {
     const bool granular = has_fixed_size() && format().codec != wire::Codec::kSubset;
     return {.slope = static_cast<int64_t>(max_bytes(Capacity::kUnit, dtype)),
             .constant = static_cast<int64_t>(max_bytes(granular ? granularity() : Capacity::kUnit, dtype))};
@@ -129,6 +152,14 @@ class Compressor {
   /// out = (decode(in[0]) + decode(in[1]) + ...) / in.size(): added in this order in state_dtype(out.dtype), divided
   /// once, rounded once. out.dtype is the message's dtype.
   virtual void decode_mean(std::span<const Bytes> in, View out) const = 0;
+
+  /// acc = ((acc + scale * decode(in[0])) + scale * decode(in[1])) + ..., as decode_add does it one after the other;
+  /// then out = acc, rounded once. acc has state_dtype(out.dtype), out.dtype is the messages'. Codecs that can read a
+  /// payload in parts do all of it in one sweep over memory, this one in turns.
+  virtual void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+    for (const Bytes& payload : in) decode_add(payload, out.dtype, scale, acc);
+    assign(out, acc);
+  }
 };
 
 /// The compressor that reads sections of this format (the format fixes the decoder; how it was encoded does not

@@ -8,6 +8,7 @@
 #include "common/error.h"
 #include "compressors/accumulate.h"
 #include "compressors/quantity.h"
+#include "compressors/sweep.h"
 #include "kernels/cpu/block.h"
 #include "wire/levels.h"
 
@@ -27,30 +28,41 @@ float unit_cap(kernels::Grid grid, int width) {
   return static_cast<float>(0x1.FFFFFp127 / kernels::units_of_top(grid, wire::top_level(width)));
 }
 
-/// The norm of elements [begin, end) of z; infinite or NaN if an element is.
-double norm_of(Norm norm, const Quantity& quantity, size_t begin, size_t end) {
-  float z[kTile];
-  double squares = 0;
-  uint32_t largest = 0;
-  for (; begin < end; begin += kTile) {
-    const size_t count = std::min(kTile, end - begin);
-    quantity.load(begin, count, z);
-    if (norm == Norm::kTwo)
-      squares += kernels::square_sum(z, count);
-    else
-      largest = std::max(largest, kernels::largest_magnitude(z, count));
-  }
-  return norm == Norm::kTwo ? std::sqrt(squares) : static_cast<double>(std::bit_cast<float>(largest));
+/// What the norms are made of: of each piece of `step` elements, which lies within a tile, the sum of squares or the
+/// largest magnitude.
+std::vector<double>& measure(Norm norm, const Quantity& quantity, size_t n, size_t step) {
+  thread_local std::vector<double> measures;  // reused: as large as the largest section's
+  measures.resize((n + step - 1) / step);
+  double* const out = measures.data();
+  sweep(n, [&](size_t first, size_t numel) {
+    float z[kTile];
+    for (size_t begin = first, end = first + numel; begin < end; begin += step) {
+      const size_t count = std::min(step, end - begin);
+      quantity.load(begin, count, z);
+      out[begin / step] = norm == Norm::kTwo
+                              ? kernels::square_sum(z, count)
+                              : static_cast<double>(std::bit_cast<float>(kernels::largest_magnitude(z, count)));
+    }
+  });
+  return measures;
 }
 
-/// Reused: as large as the largest section needs.
-struct Scratch {
-  std::vector<float> inverses;
-  std::vector<int16_t> levels = std::vector<int16_t>(wire::kLevelSegment);
-};
-Scratch& scratch() {
-  thread_local Scratch mine;
-  return mine;
+/// The norm of elements with these measures; infinite or NaN if an element is. One after the other: the order counts.
+double norm_of(Norm norm, std::span<const double> measures) {
+  double total = 0;
+  for (const double m : measures) {
+    if (norm == Norm::kTwo)
+      total += m;
+    else if (!(total >= m) && !std::isnan(total))
+      total = m;
+  }
+  return norm == Norm::kTwo ? std::sqrt(total) : total;
+}
+
+/// Room for the levels of a segment.
+std::vector<int16_t>& scratch() {
+  thread_local std::vector<int16_t> levels(wire::kLevelSegment);
+  return levels;
 }
 
 }  // namespace
@@ -82,6 +94,12 @@ Class DitheredLevels::class_of(size_t n, uint32_t) const {
   const double omega = omega_of(d);
   if (config_.contractive && omega >= 1.0) return {.omega = std::nullopt, .alpha = 1.0 / (1.0 + omega)};
   return {.omega = omega, .alpha = omega < 1.0 ? std::optional(1.0 - omega) : std::nullopt};
+}
+
+std::optional<double> DitheredLevels::script_L(const Smoothness& L, size_t n, uint32_t) const {
+  L.check_numel(n);
+  if (!class_of(n).omega) return std::nullopt;
+  return largest_of_blocks(L, n, config_.block, [&](const MetricBlock& block) { return script_of(block); });
 }
 
 DitheringConfig DitheredLevels::config_for(bool contractive) const {
@@ -130,44 +148,53 @@ Compressor::Encoded DitheredLevels::run(kernels::Form form, ConstView x, void* s
   const double top = kernels::units_of_top(grid_, config_.levels);
   const float cap = unit_cap(grid_, width), factor = shrink(n);
   const Quantity quantity(form, x, state);
-  Scratch& mine = scratch();
-  mine.inverses.resize(count);
+  thread_local std::vector<float> reused;
+  reused.resize(count);
+  float* const inverses = reused.data();
+  const size_t step = std::min(kTile, std::max<size_t>(block, 1)), pieces = (block + step - 1) / step;
+  const std::span<const double> measures = measure(config_.norm, quantity, n, step);
   for (size_t b = 0; b < count; ++b) {
-    const double norm = norm_of(config_.norm, quantity, b * block, std::min(n, (b + 1) * block));
+    const size_t from = b * pieces;
+    const double norm = norm_of(config_.norm, measures.subspan(from, std::min(pieces, measures.size() - from)));
     if (!std::isfinite(norm)) {
       std::fill_n(out.begin(), zero_bytes(n, x.dtype), uint8_t{0});
       return {zero_bytes(n, x.dtype), false};
     }
     const bool faint = norm < kFaint;
-    mine.inverses[b] = faint ? 0.0f : static_cast<float>(top / norm);
+    inverses[b] = faint ? 0.0f : static_cast<float>(top / norm);
     const auto unit = static_cast<float>(std::min(norm / top, static_cast<double>(cap)));
     store<float>(out.data() + 4 * b, faint ? 0.0f : unit * factor);
   }
 
-  uint8_t* head = out.data() + 4 * count;
-  size_t at = 4 * (count + wire::level_segments(n));
-  for (size_t begin = 0; begin < n; begin += wire::kLevelSegment, head += 4) {
-    const size_t end = std::min(n, begin + wire::kLevelSegment);
-    for (size_t i = begin; i < end; i += kTile) {
-      float z[kTile] = {}, inverse[kRows], unit[kRows];
-      const size_t m = std::min(kTile, end - i);
-      for (size_t row = 0; row < kRows; ++row) {
-        const size_t b = std::min(i + row * kLanes, n - 1) / block;
-        inverse[row] = mine.inverses[b];
-      }
-      quantity.load(i, m, z);
-      int16_t* const levels = mine.levels.data() + (i - begin);
-      kernels::dither_levels(grid_, config_.levels, inverse, z, key.philox, key.offset + i, levels);
-      if (form == kernels::Form::kPlain) continue;
-      units(out.data(), n, i, unit);
-      kernels::level_values(grid_, unit, levels, m, z);
-      quantity.update(i, m, z);
-    }
-    uint32_t coded = 0;
-    at += wire::encode_levels({mine.levels.data(), end - begin}, width, out.data() + at, &coded);
-    store<uint32_t>(head, coded);
-  }
-  return {at, true};
+  const size_t heads = 4 * count, bodies = heads + 4 * wire::level_segments(n);
+  const auto slot = [&](size_t s) { return wire::packed_bytes(s * wire::kLevelSegment, width); };
+  return {bodies + write_bodies(wire::level_segments(n), out.data() + bodies, slot,
+                                [&](size_t s, uint8_t* to) {
+                                  const size_t begin = s * wire::kLevelSegment,
+                                               end = std::min(n, begin + wire::kLevelSegment);
+                                  int16_t* const segment = scratch().data();
+                                  for (size_t i = begin; i < end; i += kTile) {
+                                    float z[kTile] = {}, inverse[kRows], unit[kRows];
+                                    const size_t m = std::min(kTile, end - i);
+                                    for (size_t row = 0; row < kRows; ++row) {
+                                      const size_t b = std::min(i + row * kLanes, n - 1) / block;
+                                      inverse[row] = inverses[b];
+                                    }
+                                    quantity.load(i, m, z);
+                                    int16_t* const levels = segment + (i - begin);
+                                    kernels::dither_levels(grid_, config_.levels, inverse, z, key.philox,
+                                                           key.offset + i, levels);
+                                    if (form == kernels::Form::kPlain) continue;
+                                    units(out.data(), n, i, unit);
+                                    kernels::level_values(grid_, unit, levels, m, z);
+                                    quantity.update(i, m, z);
+                                  }
+                                  uint32_t coded = 0;
+                                  const size_t bytes = wire::encode_levels({segment, end - begin}, width, to, &coded);
+                                  store<uint32_t>(out.data() + heads + 4 * s, coded);
+                                  return bytes;
+                                }),
+          true};
 }
 
 void DitheredLevels::units(const uint8_t* scales, size_t n, size_t begin, float* rows) const {
@@ -198,39 +225,56 @@ void DitheredLevels::validate(Bytes in, uint64_t n, DType) const {
     const float unit = load<float>(in.data() + 4 * b);
     if (std::signbit(unit) || !(unit <= cap)) throw_wire("payload", concat("scales from 0 to ", cap), unit);
   }
-  wire::LevelReader reader(coded, n, width);
-  int16_t* const levels = scratch().levels.data();
-  for (uint64_t begin = 0; begin < n; begin += wire::kLevelSegment) {
-    if (!reader.next(levels)) throw_wire("payload", "legal levels", "others");
-    const size_t count = static_cast<size_t>(std::min<uint64_t>(wire::kLevelSegment, n - begin));
-    for (size_t i = 0; i < count; i += kLanes) {
-      const size_t b = config_.block ? (begin + i) / config_.block : 0;
-      if (load<float>(in.data() + 4 * b) != 0.0f) continue;
-      if (std::any_of(levels + i, levels + std::min(count, i + kLanes), [](int16_t level) { return level != 0; }))
-        throw_wire("payload", "no levels in a block with scale 0", "some");
+  sweep(n, [&](size_t first, size_t numel) {
+    wire::LevelReader reader(coded, n, width);
+    reader.skip(first / wire::kLevelSegment);
+    int16_t* const levels = scratch().data();
+    for (size_t begin = first, last = first + numel; begin < last; begin += wire::kLevelSegment) {
+      if (!reader.next(levels)) throw_wire("payload", "legal levels", "others");
+      const size_t count = std::min(wire::kLevelSegment, last - begin);
+      for (size_t i = 0; i < count; i += kLanes) {
+        const size_t b = config_.block ? (begin + i) / config_.block : 0;
+        if (load<float>(in.data() + 4 * b) != 0.0f) continue;
+        if (std::any_of(levels + i, levels + std::min(count, i + kLanes), [](int16_t level) { return level != 0; }))
+          throw_wire("payload", "no levels in a block with scale 0", "some");
+      }
     }
-  }
+  });
+}
+
+/// The visit of compressors/accumulate.h. A segment's levels of one message, then of the next.
+auto DitheredLevels::visit(std::span<const Bytes> in, size_t n, double scale) const {
+  return [=, this](const auto& start, const auto& done) {
+    sweep(n, [&](size_t first, size_t numel) {
+      std::vector<wire::LevelReader> readers;
+      for (const Bytes& payload : in) {
+        readers.emplace_back(payload.subspan(4 * blocks(n)), n, format().bits);
+        readers.back().skip(first / wire::kLevelSegment);
+      }
+      std::vector<float> values(std::min(numel, wire::kLevelSegment));
+      for (size_t begin = first, end = first + numel; begin < end; begin += wire::kLevelSegment) {
+        const View sums = start(begin, std::min(wire::kLevelSegment, end - begin));
+        for (size_t m = 0; m < in.size(); ++m) {
+          readers[m].next(scratch().data());
+          segment_values(in[m], n, begin, scratch().data(), values.data());
+          add_values(values.data(), scale, sums);
+        }
+        done(begin, sums);
+      }
+    });
+  };
 }
 
 void DitheredLevels::decode_add(Bytes in, DType, double scale, View acc) const {
-  wire::LevelReader reader(in.subspan(4 * blocks(acc.numel)), acc.numel, format().bits);
-  std::vector<float> values(std::min(acc.numel, wire::kLevelSegment));
-  for (size_t begin = 0; begin < acc.numel; begin += wire::kLevelSegment) {
-    const size_t count = std::min(wire::kLevelSegment, acc.numel - begin);
-    reader.next(scratch().levels.data());
-    segment_values(in, acc.numel, begin, scratch().levels.data(), values.data());
-    add_values(values.data(), scale, acc.slice(begin, count));
-  }
+  add_parts(acc, visit({&in, 1}, acc.numel, scale));
 }
 
 void DitheredLevels::decode_mean(std::span<const Bytes> in, View out) const {
-  std::vector<wire::LevelReader> readers;
-  for (const Bytes& payload : in)
-    readers.emplace_back(payload.subspan(4 * blocks(out.numel)), out.numel, format().bits);
-  mean_of_chunks(in.size(), wire::kLevelSegment, out, [&](size_t m, size_t begin, size_t, float* values) {
-    readers[m].next(scratch().levels.data());
-    segment_values(in[m], out.numel, begin, scratch().levels.data(), values);
-  });
+  mean_parts(in.size(), out, visit(in, out.numel, 1.0));
+}
+
+void DitheredLevels::decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+  update_parts(acc, out, visit(in, acc.numel, scale));
 }
 
 double Dithering::omega_of(double d) const {
@@ -241,6 +285,10 @@ double Dithering::omega_of(double d) const {
   return s <= root / 2.0 ? root / s - 1.0 : d / (4.0 * s * s);
 }
 
+double Dithering::script_of(const MetricBlock& block) const {  // the largest magnitude is no more than the 2-norm
+  return std::min(dithering_script(block, 1.0 / config().levels), omega_of(block.count) * block.largest);
+}
+
 CompressorPtr Dithering::as_contractive() const { return std::make_shared<Dithering>(config_for(true)); }
 
 CompressorPtr Dithering::as_unbiased() const { return std::make_shared<Dithering>(config_for(false)); }
@@ -248,6 +296,11 @@ CompressorPtr Dithering::as_unbiased() const { return std::make_shared<Dithering
 double NaturalDithering::omega_of(double d) const {
   const double g = std::ldexp(std::sqrt(d), 1 - config().levels);
   return d <= 1.0 ? 0.0 : 1.0 / 8 + g * std::min(1.0, g);
+}
+
+double NaturalDithering::script_of(const MetricBlock& block) const {
+  const double smallest = std::ldexp(1.0, 1 - config().levels);
+  return std::min(block.largest / 8 + smallest * std::sqrt(block.squares), omega_of(block.count) * block.largest);
 }
 
 CompressorPtr NaturalDithering::as_contractive() const { return std::make_shared<NaturalDithering>(config_for(true)); }

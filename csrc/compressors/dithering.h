@@ -12,6 +12,7 @@
 #pragma once
 
 #include "compressors/fused.h"
+#include "compressors/script.h"
 #include "kernels/dithering.h"
 
 namespace tsq {
@@ -33,6 +34,7 @@ class DitheredLevels : public FusedCompressor {
   std::string spec() const override;
   wire::Format format() const override;
   Class class_of(size_t n, uint32_t world_size = 1) const override;
+  std::optional<double> script_L(const Smoothness& L, size_t n, uint32_t world_size) const override;
   size_t max_bytes(size_t n, DType dtype) const override;
   size_t zero_bytes(size_t n, DType dtype) const override;
   bool has_fixed_size() const override { return false; }
@@ -42,13 +44,15 @@ class DitheredLevels : public FusedCompressor {
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
   void decode_mean(std::span<const Bytes> in, View out) const override;
+  void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const override;
 
  protected:
   /// Throws ArgumentError, which begins with `name`, unless levels are 1 to `max_levels` and the block is legal.
   DitheredLevels(const char* name, kernels::Grid grid, int max_levels, const DitheringConfig& config);
 
-  /// omega for d elements with one norm.
+  /// omega for d elements with one norm, and script-L of a block.
   virtual double omega_of(double d) const = 0;
+  virtual double script_of(const MetricBlock& block) const = 0;
 
   DitheringConfig config_for(bool contractive) const;
 
@@ -60,6 +64,7 @@ class DitheredLevels : public FusedCompressor {
   void units(const uint8_t* scales, size_t n, size_t begin, float* rows) const;
   /// The values of the segment that begins at element `begin` of n.
   void segment_values(Bytes in, size_t n, size_t begin, const int16_t* levels, float* values) const;
+  auto visit(std::span<const Bytes> in, size_t n, double scale) const;
 
   const char* name_;
   kernels::Grid grid_;
@@ -77,6 +82,7 @@ class Dithering final : public DitheredLevels {
 
  private:
   double omega_of(double d) const override;
+  double script_of(const MetricBlock& block) const override;
 };
 
 class NaturalDithering final : public DitheredLevels {
@@ -90,6 +96,7 @@ class NaturalDithering final : public DitheredLevels {
 
  private:
   double omega_of(double d) const override;
+  double script_of(const MetricBlock& block) const override;
 };
 
 }  // namespace tsq

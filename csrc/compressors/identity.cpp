@@ -6,6 +6,7 @@
 
 #include "common/convert.h"
 #include "common/error.h"
+#include "compressors/sweep.h"
 
 namespace tsq {
 
@@ -79,6 +80,12 @@ void Identity::decode_add(Bytes in, DType dtype, double scale, View acc) const {
       else
         acc.as<float>()[i] += static_cast<float>(scale) * static_cast<float>(E::load(in.data(), i));
     }
+  });
+}
+
+void Identity::decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+  sweep_update(in, acc, out, [&](const Bytes& payload, size_t begin, View sums) {
+    decode_add(payload.subspan(begin * size_of(out.dtype)), out.dtype, scale, sums);
   });
 }
 

@@ -1,10 +1,16 @@
 #include "compressors/natural.h"
 
+#include "compressors/script.h"
+
 #include "common/error.h"
 #include "compressors/pointers.h"
 #include "compressors/sweep.h"
 
 namespace tsq {
+
+std::optional<double> Natural::script_L(const Smoothness& L, size_t n, uint32_t) const {
+  return largest_of_blocks(L, n, 0, [](const MetricBlock& all) { return all.largest / 8; });
+}
 
 Compressor::Encoded Natural::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
                                  MutableBytes out) const {
@@ -23,7 +29,7 @@ void Natural::validate(Bytes in, uint64_t n, DType) const {
     return kernels::valid_natural(in.data() + kernels::natural_bytes(begin), count);
   });
   if (!valid)
-    throw WireError(concat("bad message: payload of ", spec(), ": expected legal exponents and signs, found others"));
+    throw WireError(concat(kBadMessage, ": payload of ", spec(), ": expected legal exponents and signs, found others"));
 }
 
 void Natural::decode_add(Bytes in, DType, double scale, View acc) const {
@@ -36,6 +42,12 @@ void Natural::decode_mean(std::span<const Bytes> in, View out) const {
   sweep(out.numel, [&](size_t begin, size_t count) {
     const Pointers pointers(in, kernels::natural_bytes(begin));
     kernels::decode_natural_mean(pointers.data(), in.size(), out.slice(begin, count));
+  });
+}
+
+void Natural::decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+  sweep_update(in, acc, out, [&](const Bytes& payload, size_t begin, View sums) {
+    kernels::decode_natural_add(payload.data() + kernels::natural_bytes(begin), sums.numel, scale, sums);
   });
 }
 

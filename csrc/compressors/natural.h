@@ -13,6 +13,7 @@ class Natural final : public FusedCompressor {
   std::string spec() const override { return "Natural()"; }
   wire::Format format() const override { return {.codec = wire::Codec::kNatural}; }
   Class class_of(size_t, uint32_t = 1) const override { return {.omega = 1.0 / 8, .alpha = 7.0 / 8}; }
+  std::optional<double> script_L(const Smoothness& L, size_t n, uint32_t world_size) const override;
   CompressorPtr as_contractive() const override { return std::make_shared<Natural>(); }
   CompressorPtr as_unbiased() const override { return std::make_shared<Natural>(); }
   size_t max_bytes(size_t n, DType) const override { return kernels::natural_bytes(n); }
@@ -22,6 +23,7 @@ class Natural final : public FusedCompressor {
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
   void decode_mean(std::span<const Bytes> in, View out) const override;
+  void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const override;
 
  private:
   /// An element (of x, e + x or x - h) from 2^127 on counts as not finite.

@@ -6,9 +6,11 @@
 #include <map>
 
 #include "common/error.h"
+#include "compressors/block_dithering.h"
 #include "compressors/cast.h"
 #include "compressors/dithering.h"
 #include "compressors/identity.h"
+#include "compressors/mixed_quantizer.h"
 #include "compressors/natural.h"
 #include "compressors/nothing.h"
 #include "compressors/quantizer.h"
@@ -16,6 +18,7 @@
 #include "compressors/sign.h"
 #include "compressors/ternary.h"
 #include "compressors/uniform_step.h"
+#include "compressors/varying_dithering.h"
 #include "wire/levels.h"
 
 namespace tsq {
@@ -41,7 +44,7 @@ CompressorPtr build(std::string_view text, const Value& call, const Config& conf
 CompressorPtr make_quantizer(std::string_view text, const Value& call) {
   Arguments arguments(text, call, {"bits", "block", "levels", "rounding", "scale_dtype"});
   Quantizer::Config config;
-  config.bits = static_cast<int>(arguments.integer("bits", 4, 1, 8));
+  const auto average = arguments.float_or_integer("bits", 4, 1, 8, &config.bits);
   config.block = static_cast<uint32_t>(arguments.integer("block", 256, 32, 4096));
   if (const auto levels = arguments.choice("levels", {"unbiased", "fit"}))
     config.levels = *levels == "fit" ? QuantizerLevels::kFit : QuantizerLevels::kUnbiased;
@@ -49,7 +52,12 @@ CompressorPtr make_quantizer(std::string_view text, const Value& call) {
     config.stochastic = *rounding == "stochastic";
   config.bf16_scales = arguments.choice("scale_dtype", {"bf16"}).has_value();
   arguments.finish();
-  return build<Quantizer>(text, call, config);
+  if (!average) return build<Quantizer>(text, call, config);
+  try {
+    return std::make_shared<MixedQuantizer>(*average, config);
+  } catch (const ArgumentError& e) {
+    throw_spec(text, call.column, e.what());
+  }
 }
 
 template <class Codec>
@@ -105,11 +113,34 @@ CompressorPtr make_uniform_step(std::string_view text, const Value& call) {
   return build<UniformStep>(text, call, config);
 }
 
+CompressorPtr make_varying_dithering(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"budget", "norm", "ratio", "bits"});
+  VaryingDithering::Config config;
+  config.budget = take_budget(arguments);
+  if (const auto norm = arguments.optional_integer("norm", 1, 2)) config.norm = static_cast<int>(*norm);
+  arguments.finish();
+  return build<VaryingDithering>(text, call, config);
+}
+
+CompressorPtr make_block_dithering(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"blocks", "budget", "steps", "ratio", "bits", "scale_dtype"});
+  BlockDithering::Config config;
+  const auto blocks = arguments.optional_integer("blocks", 1, SteppedLevels::kMaxBlocks);
+  if (!blocks) throw_spec(text, call.column, "BlockDithering needs an argument 'blocks'");
+  config.blocks = static_cast<uint32_t>(*blocks);
+  config.budget = take_budget(arguments);
+  if (const auto steps = arguments.choice("steps", {"optimal", "uniform"})) config.uniform = *steps == "uniform";
+  config.bf16_scales = arguments.choice("scale_dtype", {"bf16"}).has_value();
+  arguments.finish();
+  return build<BlockDithering>(text, call, config);
+}
+
 using Factory = CompressorPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
   static const std::map<std::string, Factory, std::less<>> table = {
       {"Bernoulli", make_bernoulli},
+      {"BlockDithering", make_block_dithering},
       {"Cast", make_cast},
       {"Dithering", make_dithering<Dithering>},
       {"Identity", make_plain<Identity>},
@@ -119,11 +150,13 @@ const std::map<std::string, Factory, std::less<>>& factories() {
       {"Quantizer", make_quantizer},
       {"RandK", make_randk},
       {"Sign", make_with_block<Sign>},
+      {"SmoothBernoulli", make_smooth_bernoulli},
       {"SparseSign", make_sparse_sign},
       {"StochasticSparsifier", make_stochastic_sparsifier},
       {"Ternary", make_with_block<Ternary>},
       {"TopK", make_topk},
       {"UniformStep", make_uniform_step},
+      {"VaryingDithering", make_varying_dithering},
   };
   return table;
 }
@@ -165,6 +198,7 @@ CompressorPtr decoder_for(const wire::Format& format) {
     case wire::Codec::kRaw:
       return std::make_shared<Identity>();
     case wire::Codec::kQuantizer:
+      if (format.bits == 0) return MixedQuantizer::reader_of(format);
       return Quantizer::reader_of(format);
     case wire::Codec::kSign:
       return std::make_shared<Sign>(format.block, (format.variant & wire::kBFloat16Scales) != 0);
@@ -184,6 +218,8 @@ CompressorPtr decoder_for(const wire::Format& format) {
       return dithering_for<Dithering>(format);
     case wire::Codec::kNaturalDithering:
       return dithering_for<NaturalDithering>(format);
+    case wire::Codec::kSteppedLevels:
+      return BlockDithering::reader_of(format);
     case wire::Codec::kCast:
       return std::make_shared<Cast>(static_cast<CastTo>(format.variant));
   }

@@ -1,10 +1,13 @@
 #include "compressors/registry_sparse.h"
 
+#include <limits>
+
 #include "common/error.h"
 #include "compressors/bernoulli.h"
 #include "compressors/perm_k.h"
 #include "compressors/rand_k.h"
 #include "compressors/registry.h"
+#include "compressors/smooth_bernoulli.h"
 #include "compressors/sparse_sign.h"
 #include "compressors/stochastic_sparsifier.h"
 #include "compressors/topk.h"
@@ -35,8 +38,11 @@ Values take_values(std::string_view text, Arguments& arguments) {
   constexpr const char* kName = "value_dtype";
   const Value* const given = arguments.any(kName);
   if (!given) return Values();
-  if (given->kind == Value::Kind::kCall && given->text == "Quantizer")
-    return Values(std::dynamic_pointer_cast<const Quantizer>(make_compressor(text, *given)));
+  if (given->kind == Value::Kind::kCall && given->text == "Quantizer") {
+    if (const auto quantizer = std::dynamic_pointer_cast<const Quantizer>(make_compressor(text, *given)))
+      return Values(quantizer);
+    throw_spec(text, given->column, concat("value_dtype: expected a Quantizer of whole bits, got ", to_string(*given)));
+  }
   if (given->kind == Value::Kind::kString && given->text == "fp32") return Values(DType::kFloat32);
   if (given->kind == Value::Kind::kString && given->text == "fp16") return Values(DType::kFloat16);
   if (given->kind == Value::Kind::kString && given->text == "bf16") return Values(DType::kBFloat16);
@@ -44,6 +50,14 @@ Values take_values(std::string_view text, Arguments& arguments) {
 }
 
 }  // namespace
+
+Budget take_budget(Arguments& arguments) {
+  Budget budget;
+  budget.entries = arguments.positive("budget", std::numeric_limits<double>::max());
+  budget.ratio = arguments.fraction("ratio");
+  budget.bits = arguments.positive("bits", kMaxBudgetBits);
+  return budget;
+}
 
 CompressorPtr make_bernoulli(std::string_view text, const Value& call) {
   Arguments arguments(text, call, {"p", "value_dtype"});
@@ -69,6 +83,14 @@ CompressorPtr make_randk(std::string_view text, const Value& call) {
   config.values = take_values(text, arguments);
   arguments.finish();
   return build<RandK>(text, call, config);
+}
+
+CompressorPtr make_smooth_bernoulli(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"budget", "ratio", "bits", "value_dtype"});
+  const Budget budget = take_budget(arguments);
+  const SmoothBernoulli::Config config{.budget = budget, .values = take_values(text, arguments)};
+  arguments.finish();
+  return build<SmoothBernoulli>(text, call, config);
 }
 
 CompressorPtr make_sparse_sign(std::string_view text, const Value& call) {

@@ -5,25 +5,12 @@
 #include <span>
 #include <vector>
 
+#include "compressors/accumulate.h"
+#include "compressors/sweep.h"
 #include "compressors/values.h"
 #include "wire/indices.h"
 
 namespace tsq {
-
-/// acc[i] += scale * value(j) for the j-th entry, at i; multiplied and added in acc's type.
-template <class Value>
-void add_entries(wire::IndexReader& reader, double scale, View acc, Value value) {
-  const auto add = [&](auto* sums, auto factor) {
-    uint16_t positions[wire::kSegment];
-    size_t j = 0;
-    for (size_t begin = 0; begin < acc.numel; begin += wire::kSegment) {
-      const size_t count = reader.next(positions);
-      for (size_t i = 0; i < count; ++i)
-        sums[begin + positions[i]] += factor * static_cast<decltype(factor)>(value(j++));
-    }
-  };
-  acc.dtype == DType::kFloat64 ? add(acc.as<double>(), scale) : add(acc.as<float>(), static_cast<float>(scale));
-}
 
 /// What is left to read of one message; `values` is what its values are read from.
 template <class V>
@@ -33,32 +20,38 @@ struct SparseCursor {
   size_t at = 0;
 };
 
-/// decode_mean of messages whose j-th value is value(values, j). All messages' entries of one segment, then the next
-/// segment: the sums stay in the cache.
+/// The visit of compressors/accumulate.h: scale * value(values, j) for the j-th entry of one message after the other,
+/// multiplied and added in the sums' type, for each segment of a vector of n elements.
 template <class V, class Value>
-void mean_entries(std::span<SparseCursor<V>> messages, View out, Value value) {
-  with_element(out.dtype, [&](auto element) {
-    using E = decltype(element);
-    using S = typename E::State;
-    uint16_t positions[wire::kSegment];
-    constexpr bool kExact = std::is_same_v<E, Element<DType::kFloat32>> || std::is_same_v<E, Element<DType::kFloat64>>;
-    std::vector<S> sums(kExact ? 0 : std::min(out.numel, wire::kSegment));  // of one segment; else in `out` itself
-    const S count = static_cast<S>(messages.size());
-    for (size_t begin = 0; begin < out.numel; begin += wire::kSegment) {
-      const size_t length = std::min(wire::kSegment, out.numel - begin);
-      S* const sum = kExact ? out.as<S>() + begin : sums.data();
-      std::fill_n(sum, length, S{0});
-      for (SparseCursor<V>& m : messages) {
-        const size_t entries = m.indices.next(positions);
-        for (size_t i = 0; i < entries; ++i) sum[positions[i]] += static_cast<S>(value(m.values, m.at + i));
-        m.at += entries;
+auto visit_entries(std::span<const SparseCursor<V>> messages, size_t n, double scale, const Value& value) {
+  return [=](const auto& start, const auto& done) {
+    sweep(n, [&](size_t first, size_t numel) {
+      std::vector<SparseCursor<V>> mine(messages.begin(), messages.end());
+      for (SparseCursor<V>& m : mine) m.at = m.indices.skip(first / wire::kSegment);
+      uint16_t positions[wire::kSegment];
+      for (size_t begin = first, end = first + numel; begin < end; begin += wire::kSegment) {
+        const View sums = start(begin, std::min(wire::kSegment, end - begin));
+        for (SparseCursor<V>& m : mine) {
+          const size_t entries = m.indices.next(positions);
+          const auto add = [&](auto* sum, auto factor) {
+            for (size_t i = 0; i < entries; ++i)
+              sum[positions[i]] += factor * static_cast<decltype(factor)>(value(m.values, m.at + i));
+          };
+          sums.dtype == DType::kFloat64 ? add(sums.as<double>(), scale)
+                                        : add(sums.as<float>(), static_cast<float>(scale));
+          m.at += entries;
+        }
+        done(begin, sums);
       }
-      if (messages.size() > 1)
-        for (size_t i = 0; i < length; ++i) sum[i] /= count;
-      if constexpr (!kExact)
-        for (size_t i = 0; i < length; ++i) store_saturated<E>(out.data, begin + i, sum[i]);
-    }
-  });
+    });
+  };
 }
+
+struct StoreSaturated {
+  template <class E>
+  void operator()(E, void* to, size_t i, typename E::State value) const {
+    store_saturated<E>(to, i, value);
+  }
+};
 
 }  // namespace tsq

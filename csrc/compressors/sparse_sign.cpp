@@ -15,16 +15,22 @@ namespace {
 
 constexpr size_t kScaleBytes = sizeof(float);
 
-/// A valid payload's value of entry j.
+/// What a valid payload says of entries' values.
 struct Signs {
   float scale;
   const uint8_t* bits;
-
-  float operator()(size_t j) const { return bits[j / 8] >> (j % 8) & 1 ? -scale : scale; }
 };
 
-Signs signs_of(Bytes in, const wire::IndexReader& reader) {
-  return {load<float>(in.data()), in.data() + kScaleBytes + reader.bytes()};
+float value_of(const Signs& signs, size_t j) { return signs.bits[j / 8] >> (j % 8) & 1 ? -signs.scale : signs.scale; }
+
+/// Of checked payloads.
+std::vector<SparseCursor<Signs>> cursors(std::span<const Bytes> in, size_t n) {
+  std::vector<SparseCursor<Signs>> messages;
+  for (const Bytes& payload : in) {
+    const wire::IndexReader reader(payload.subspan(kScaleBytes), n);
+    messages.push_back({reader, {load<float>(payload.data()), payload.data() + kScaleBytes + reader.bytes()}});
+  }
+  return messages;
 }
 
 size_t sign_bytes(size_t count) { return (count + 7) / 8; }
@@ -110,17 +116,18 @@ void SparseSign::validate(Bytes in, uint64_t n, DType) const {
 }
 
 void SparseSign::decode_add(Bytes in, DType, double scale, View acc) const {
-  wire::IndexReader reader(in.subspan(kScaleBytes), acc.numel);
-  add_entries(reader, scale, acc, signs_of(in, reader));
+  const auto messages = cursors({&in, 1}, acc.numel);
+  add_parts(acc, visit_entries(std::span(messages), acc.numel, scale, value_of));
 }
 
 void SparseSign::decode_mean(std::span<const Bytes> in, View out) const {
-  std::vector<SparseCursor<Signs>> messages;
-  for (const Bytes& payload : in) {
-    wire::IndexReader reader(payload.subspan(kScaleBytes), out.numel);
-    messages.push_back({reader, signs_of(payload, reader)});
-  }
-  mean_entries(std::span(messages), out, [](const Signs& signs, size_t j) { return signs(j); });
+  const auto messages = cursors(in, out.numel);
+  mean_parts(in.size(), out, visit_entries(std::span(messages), out.numel, 1.0, value_of), StoreSaturated());
+}
+
+void SparseSign::decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+  const auto messages = cursors(in, acc.numel);
+  update_parts(acc, out, visit_entries(std::span(messages), acc.numel, scale, value_of));
 }
 
 }  // namespace tsq

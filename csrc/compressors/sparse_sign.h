@@ -42,6 +42,7 @@ class SparseSign final : public FusedCompressor {
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
   void decode_mean(std::span<const Bytes> in, View out) const override;
+  void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const override;
 
  private:
   /// As TopK's: x.numel < 2^32; not finite: the payload of zeros, the state as it was (kResidual: to rounding).

@@ -60,26 +60,32 @@ void SparseVector::validate(Bytes in, uint64_t n, DType dtype) const {
   values_.check(values, extent.count, dtype);
 }
 
-void SparseVector::decode_add(Bytes in, DType dtype, double scale, View acc) const {
-  wire::IndexReader reader(in, acc.numel);
-  std::vector<float> scratch;
-  const void* const values = values_.read(in.data() + reader.bytes(), reader.total(), scratch);
-  values_.with_type(dtype, [&](auto element) {
-    add_entries(reader, scale, acc, [&](size_t j) { return decltype(element)::load(values, j); });
-  });
-}
-
-void SparseVector::decode_mean(std::span<const Bytes> in, View out) const {
+template <class F>
+void SparseVector::visit(std::span<const Bytes> in, size_t n, DType dtype, double scale, const F& f) const {
   std::vector<std::vector<float>> scratch(in.size());
   std::vector<SparseCursor<const void*>> messages;
   for (const Bytes& payload : in) {
-    wire::IndexReader reader(payload, out.numel);
+    const wire::IndexReader reader(payload, n);
     const void* const values = values_.read(payload.data() + reader.bytes(), reader.total(), scratch[messages.size()]);
     messages.push_back({reader, values});
   }
-  values_.with_type(out.dtype, [&](auto element) {
-    mean_entries(std::span(messages), out, [](const void* p, size_t j) { return decltype(element)::load(p, j); });
+  values_.with_type(dtype, [&](auto element) {
+    const auto value = [](const void* p, size_t j) { return decltype(element)::load(p, j); };
+    f(visit_entries(std::span<const SparseCursor<const void*>>(messages), n, scale, value));
   });
+}
+
+void SparseVector::decode_add(Bytes in, DType dtype, double scale, View acc) const {
+  visit({&in, 1}, acc.numel, dtype, scale, [&](const auto& entries) { add_parts(acc, entries); });
+}
+
+void SparseVector::decode_mean(std::span<const Bytes> in, View out) const {
+  visit(in, out.numel, out.dtype, 1.0,
+        [&](const auto& entries) { mean_parts(in.size(), out, entries, StoreSaturated()); });
+}
+
+void SparseVector::decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+  visit(in, acc.numel, out.dtype, scale, [&](const auto& entries) { update_parts(acc, out, entries); });
 }
 
 }  // namespace tsq

@@ -23,6 +23,7 @@ class SparseVector : public FusedCompressor {
   void validate(Bytes in, uint64_t n, DType dtype) const final;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const final;
   void decode_mean(std::span<const Bytes> in, View out) const final;
+  void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const final;
 
  protected:
   explicit SparseVector(Values values) : values_(std::move(values)) {}
@@ -42,6 +43,10 @@ class SparseVector : public FusedCompressor {
   Encoded send_nothing(ConstView x, MutableBytes out) const;
 
  private:
+  /// Calls f with the visit (compressors/accumulate.h) of these payloads' entries.
+  template <class F>
+  void visit(std::span<const Bytes> in, size_t n, DType dtype, double scale, const F& f) const;
+
   Values values_;
 };
 

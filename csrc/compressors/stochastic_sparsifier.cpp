@@ -6,28 +6,20 @@
 
 #include "common/error.h"
 #include "compressors/random_values.h"
+#include "compressors/script.h"
 #include "compressors/sums.h"
 
 namespace tsq {
 
 namespace {
 
-/// The sum of the magnitudes below `bar`, and how many are not. Two sweeps: each of them is one loop over vectors.
-template <class S>
-double sum_below(const S* x, size_t n, double bar, uint64_t* reached) {
-  const auto magnitude = [&](size_t i) { return std::abs(static_cast<double>(x[i])); };
-  *reached = static_cast<uint64_t>(lane_sum(n, [&](size_t i) { return magnitude(i) < bar ? 0.0 : 1.0; }));
-  return lane_sum(n, [&](size_t i) { return magnitude(i) < bar ? magnitude(i) : 0.0; });
-}
+using kernels::moments, kernels::sum_below, kernels::scalar::moments, kernels::scalar::sum_below;  // float, double
 
 /// |x|^2 / V with |x| in units of tau, in which V is the sum of y^2 where y >= 1, else of y. Sums as lane_sum.
 template <class S>
 double shrink_of(const S* x, size_t n, double tau) {
-  const double inverse = 1.0 / tau;
-  const auto y = [&](size_t i) { return std::abs(static_cast<double>(x[i])) * inverse; };
-  const double norm = lane_sum(n, [&](size_t i) { return y(i) * y(i); });
-  const double second_moment = lane_sum(n, [&](size_t i) { return y(i) * std::max(y(i), 1.0); });
-  const double shrink = norm / second_moment;
+  const kernels::Moments sums = moments(x, n, 1.0 / tau);
+  const double shrink = sums.squares / sums.at_least;
   return shrink < 1.0 ? shrink : 1.0;  // 0 / 0, or squares that overflow: what counts is sent with certainty
 }
 
@@ -38,17 +30,17 @@ double shrink_of(const S* x, size_t n, double tau) {
 template <class S>
 double solve_threshold(const S* x, size_t n, uint64_t budget) {
   uint64_t nonzero = 0;
-  for (size_t i = 0; i < n; ++i) nonzero += x[i] != 0;
+  for (size_t i = 0; i < n && nonzero <= budget; ++i) nonzero += x[i] != 0;
   if (nonzero <= budget) return 0.0;
   uint64_t certain = 0;
-  double rest = lane_sum(n, [&](size_t i) { return std::abs(static_cast<double>(x[i])); });
+  double rest = sum_below(x, n, HUGE_VAL).sum;
   for (;;) {
     const double tau =
         std::max(rest / static_cast<double>(budget - certain), std::numeric_limits<double>::denorm_min());
-    uint64_t reached = 0;
-    rest = sum_below(x, n, tau, &reached);
-    if (reached <= certain || reached >= budget) return tau;
-    certain = reached;
+    const kernels::SumBelow below = sum_below(x, n, tau);
+    if (below.reached <= certain || below.reached >= budget) return tau;
+    rest = below.sum;
+    certain = below.reached;
   }
 }
 
@@ -77,6 +69,15 @@ Class StochasticSparsifier::class_of(size_t n, uint32_t) const {
   return random_class(1.0 / share - 1.0, share, true, sent);
 }
 
+// Var_j <= tau |x_j|, tau <= |x|_1 / T, and |x|_1 sum_j L_jj |x_j| <= (tr L + sqrt(n) |diag L|_2) |x|^2 / 2.
+std::optional<double> StochasticSparsifier::script_L(const Smoothness& L, size_t n, uint32_t world_size) const {
+  if (config_.shrunk || values().quantizer()) return Compressor::script_L(L, n, world_size);
+  const double omega = *class_of(n).omega, t = expected_entries(n);
+  return largest_of_blocks(L, n, 0, [&](const MetricBlock& all) {
+    return std::min(omega * all.largest, (all.trace + std::sqrt(all.count * all.squares)) / (2 * t));
+  });
+}
+
 Compressor::Encoded StochasticSparsifier::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
                                               MutableBytes out) const {
   check_length("StochasticSparsifier", x.numel);
@@ -88,26 +89,31 @@ Compressor::Encoded StochasticSparsifier::run(kernels::Form form, ConstView x, v
     if (!sums) return send_nothing(x, out);
     const double tau = solve_threshold(sums, x.numel, count_.of(x.numel));
     const size_t room = max_entries(x.numel);
-    kept.resize(room);
     double shrink = config_.shrunk && tau > 0 ? shrink_of(sums, x.numel, tau) : 1.0;
     if (config_.shrunk) shrink /= 1.0 + values().class_of(room).omega.value_or(0.0);
-    const auto take = [&](size_t i, double p) {
-      if (kept.count < room) kept.add(i, saturated<S>(static_cast<double>(sums[i]) / p * shrink));
-    };
-    if (tau == 0) {
-      for (size_t i = 0; i < x.numel; ++i)
-        if (sums[i] != 0) take(i, 1.0);
-    } else {
-      const double per_unit = std::min(0x1p32 / tau, std::numeric_limits<double>::max());
+    const double per_unit = std::min(0x1p32 / tau, std::numeric_limits<double>::max());  // tau may be 0
+    select_in_pieces(x.numel, kept, [&](size_t begin, size_t end, Selection<S>& part) {
+      const size_t most = std::min(room, end - begin);
+      part.resize(most);
+      const auto take = [&](size_t i, double p) {
+        if (part.count < most) part.add(i, saturated<S>(static_cast<double>(sums[i]) / p * shrink));
+      };
+      if (tau == 0) {
+        for (size_t i = begin; i < end; ++i)
+          if (sums[i] != 0) take(i, 1.0);
+        return true;
+      }
       const auto bar = [&](size_t i) { return std::min(0x1p32, std::abs(static_cast<double>(sums[i])) * per_unit); };
       const S unit = static_cast<S>(per_unit * 0x1p-16);
       const auto coarse = [&](size_t i) {  // rounding is far below the 1; 0 times infinity gives the largest bar
         return static_cast<uint32_t>(static_cast<int32_t>(std::min<S>(0x1p16, std::abs(sums[i]) * unit))) + 1;
       };
       const auto threshold = [&](size_t i) { return static_cast<uint64_t>(bar(i)); };
-      sample(key.philox, key.offset, x.numel, coarse, threshold,
+      sample(key.philox, key.offset, begin, end, coarse, threshold,
              [&](size_t i) { take(i, static_cast<double>(threshold(i)) * 0x1p-32); });
-    }
+      return true;
+    });
+    kept.count = std::min(kept.count, room);
     return send(form, x, state, key, kept, out);
   });
 }

@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "common/error.h"
+#include "common/parallel.h"
 #include "compressors/random_values.h"
 #include "compressors/sums.h"
 
@@ -83,9 +84,20 @@ uint64_t share_size(uint64_t key, uint64_t n, uint32_t rank, uint32_t world) {
 }
 
 void draw_share(uint64_t key, uint64_t n, uint32_t rank, uint32_t world, std::vector<uint32_t>& out) {
+  using kernels::PhiloxTile;
+  constexpr size_t kWords = 4 * PhiloxTile::kLanes;
   out.resize(share_size(key, n, rank, world));
-  Stream stream(key);
-  for (uint64_t g = 0; g < out.size(); ++g) out[g] = static_cast<uint32_t>(g * world + place(stream[g], rank, world));
+  const PhiloxKey philox{static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)};
+  parallel_for(0, out.size(), 128 * kWords, [&](size_t first, size_t end) {
+    PhiloxTile tile;
+    uint32_t places[kWords];
+    for (size_t begin = first; begin < end; begin += kWords) {
+      kernels::philox_tile(philox, begin / kWords, 0, &tile);
+      for (size_t k = 0; k < kWords; ++k) places[k] = place(tile.word(k), rank, world);
+      for (size_t k = 0; k < std::min(kWords, end - begin); ++k)
+        out[begin + k] = static_cast<uint32_t>((begin + k) * world + places[k]);
+    }
+  });
 }
 
 wire::Format Subset::format() const {

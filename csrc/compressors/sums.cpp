@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "common/convert.h"
+#include "compressors/sweep.h"
 
 namespace tsq {
 
@@ -24,14 +25,16 @@ bool all_below(ConstView x, const typename E::State* state, typename E::State li
   constexpr Bits kNoSign = static_cast<Bits>(~Bits{0}) >> 1;
   const Bits bar = std::bit_cast<Bits>(limit);  // magnitudes are ordered as their bits are, NaN last
   constexpr size_t kChunk = 4096;               // elements between two looks
-  for (size_t begin = 0; begin < x.numel; begin += kChunk) {
-    const size_t end = std::min(x.numel, begin + kChunk);
-    Bits bad = 0;
-    for (size_t i = begin; i < end; ++i)
-      bad |= static_cast<Bits>((std::bit_cast<Bits>(sum_at<kForm, E>(x.data, state, i)) & kNoSign) >= bar);
-    if (bad) return false;
-  }
-  return true;
+  return sweep_all(x.numel, [&](size_t first, size_t numel) {
+    for (size_t begin = first, last = first + numel; begin < last; begin += kChunk) {
+      const size_t end = std::min(last, begin + kChunk);
+      Bits bad = 0;
+      for (size_t i = begin; i < end; ++i)
+        bad |= static_cast<Bits>((std::bit_cast<Bits>(sum_at<kForm, E>(x.data, state, i)) & kNoSign) >= bar);
+      if (bad) return false;
+    }
+    return true;
+  });
 }
 
 template <kernels::Form kForm, class E>
@@ -46,7 +49,9 @@ const typename E::State* make_sums(ConstView x, typename E::State* state, std::v
     buffer.resize(std::max<size_t>(x.numel, 1));  // an empty one has no address
     out = buffer.data();
   }
-  for (size_t i = 0; i < x.numel; ++i) out[i] = sum_at<kForm, E>(x.data, state, i);
+  sweep(x.numel, [&](size_t first, size_t numel) {
+    for (size_t i = first; i < first + numel; ++i) out[i] = sum_at<kForm, E>(x.data, state, i);
+  });
   return out;
 }
 

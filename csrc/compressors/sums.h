@@ -8,6 +8,7 @@
 
 #include "kernels/philox_tile.h"
 #include "kernels/quantizer.h"
+#include "kernels/sums.h"
 
 namespace tsq {
 
@@ -20,34 +21,21 @@ const S* sums_of(kernels::Form form, ConstView x, void* state, std::vector<S>& b
 extern template const float* sums_of(kernels::Form, ConstView, void*, std::vector<float>&, double);
 extern template const double* sums_of(kernels::Form, ConstView, void*, std::vector<double>&, double);
 
-/// The sum of f(0) ... f(n - 1), in double and in a fixed order: lane i mod 32 adds its terms in ascending order from
-/// 0; then lane l += lane l + w for l < w, w = 16, 8, 4, 2, 1.
-template <class F>
-double lane_sum(size_t n, F f) {
-  constexpr size_t kLanes = 32;
-  double lanes[kLanes] = {};
-  size_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    for (size_t l = 0; l < kLanes; ++l) lanes[l] += f(i + l);
-  for (size_t l = 0; i + l < n; ++l) lanes[l] += f(i + l);
-  for (size_t w = kLanes / 2; w > 0; w /= 2)
-    for (size_t l = 0; l < w; ++l) lanes[l] += lanes[l + w];
-  return lanes[0];
-}
+using kernels::lane_sum;
 
-/// Calls take(i) for those of the elements [0, n) of a slice at `offset` whose uniform number R_i in [0, 2^32) is below
-/// threshold(i), which is at most 2^32. R_i = 65536 times the dither of domain 1 plus that of domain 2
+/// Calls take(i) for those of the elements [begin, end) of a slice at `offset` whose uniform number R_i in [0, 2^32) is
+/// below threshold(i), which is at most 2^32. R_i = 65536 times the dither of domain 1 plus that of domain 2
 /// (kernels/philox_tile.h), which is looked at once in 65536 times. coarse(i) is at least
 /// threshold(i) >> 16, and costs less: it is asked for every element.
 template <class Coarse, class Threshold, class Take>
-void sample(PhiloxKey key, uint64_t offset, size_t n, Coarse coarse, Threshold threshold, Take take) {
+void sample(PhiloxKey key, uint64_t offset, size_t begin, size_t end, Coarse coarse, Threshold threshold, Take take) {
   constexpr size_t kTile = kernels::PhiloxTile::kElements;
   kernels::PhiloxTile high, low;
   uint32_t bar[kTile] = {}, dither[kTile];
   uint8_t candidates[kTile + 1];
-  for (size_t begin = 0; begin < n;) {
+  while (begin < end) {
     const uint64_t tile = (offset + begin) / kTile;
-    const size_t first = (offset + begin) % kTile, count = std::min(kTile - first, n - begin);
+    const size_t first = (offset + begin) % kTile, count = std::min(kTile - first, end - begin);
     kernels::philox_tile(key, tile, 1, &high);
     high.dithers(dither);
     for (size_t i = 0; i < count; ++i) bar[i] = coarse(begin + i);

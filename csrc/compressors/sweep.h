@@ -2,9 +2,15 @@
 // wants them (common/parallel.h), with the same bytes and states as on one.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
+#include <cstring>
+#include <mutex>
+#include <span>
+#include <vector>
 
-#include "common/dtype.h"
+#include "common/bytes.h"
+#include "common/convert.h"
 #include "common/parallel.h"
 
 namespace tsq {
@@ -23,6 +29,47 @@ bool sweep_all(size_t n, const F& f) {
     if (!f(begin, count)) all.store(false, std::memory_order_relaxed);
   });
   return all;
+}
+
+/// Bodies of any length, one for each segment, in order and without a gap between them: write(s, to) writes that of
+/// segment s and returns its length; slot(s) is where it would begin, from `out`, if all before it were as long as they
+/// can be. Returns the length of all. With more than one thread every piece is written from its slot on, then moved.
+template <class Slot, class Write>
+size_t write_bodies(size_t segments, uint8_t* out, const Slot& slot, const Write& write) {
+  struct Piece {
+    size_t first, bytes;
+  };
+  std::vector<Piece> pieces;
+  std::mutex mutex;
+  parallel_for(0, segments, 1, [&](size_t first, size_t end) {
+    uint8_t* const begin = out + slot(first);
+    uint8_t* to = begin;
+    for (size_t s = first; s < end; ++s) to += write(s, to);
+    const std::lock_guard lock(mutex);
+    pieces.push_back({first, static_cast<size_t>(to - begin)});
+  });
+  std::ranges::sort(pieces, {}, &Piece::first);
+  size_t bytes = 0;
+  for (const Piece& piece : pieces) {
+    const size_t from = slot(piece.first);
+    if (from != bytes) std::memmove(out + bytes, out + from, piece.bytes);
+    bytes += piece.bytes;
+  }
+  return bytes;
+}
+
+/// decode_update of payloads that can be added in parts: add(payload, begin, acc) adds the elements from `begin`, a
+/// multiple of 4096, to all of its `acc`. A tile of the sums stays in the cache until it is written to `out`.
+template <class Add>
+void sweep_update(std::span<const Bytes> in, View acc, View out, const Add& add) {
+  constexpr size_t kInCache = 4096;
+  sweep(acc.numel, [&](size_t first, size_t numel) {
+    for (size_t begin = first, end = first + numel; begin < end; begin += kInCache) {
+      const View sums = acc.slice(begin, std::min(kInCache, end - begin));
+      for (const Bytes& payload : in) add(payload, begin, sums);
+      assign(out.slice(begin, sums.numel), sums);
+    }
+  });
 }
 
 /// The state's element `begin`; null stays null.

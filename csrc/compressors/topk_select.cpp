@@ -5,6 +5,8 @@
 #include <bit>
 #include <cmath>
 #include <functional>
+#include <mutex>
+#include <utility>
 
 #include "common/convert.h"
 
@@ -48,11 +50,40 @@ KeyOf<S> largest_key(const S* value, size_t count, size_t target, size_t* ties) 
   return prefix;
 }
 
+/// The same. Where a sample of the candidates says about where that key is, only those around it are looked at closely.
+template <class S>
+KeyOf<S> largest_key(Selection<S>& s, size_t target, size_t* ties) {
+  constexpr size_t kSample = 4096;
+  const S* const value = s.value.data();
+  if (s.count < 8 * kSample) return largest_key(value, s.count, target, ties);
+  s.keys.resize(kSample);
+  for (size_t j = 0; j < kSample; ++j) s.keys[j] = key_of(value[j * (s.count / kSample)]);
+  const double share = static_cast<double>(target) / static_cast<double>(s.count);
+  const double rank = share * kSample, margin = 4 * std::sqrt(rank * (1 - share)) + 4;  // four standard deviations
+  const auto key_at = [&](double place) {
+    const auto nth = s.keys.begin() + static_cast<ptrdiff_t>(place);
+    std::nth_element(s.keys.begin(), nth, s.keys.end(), std::greater<>());
+    return *nth;
+  };
+  const KeyOf<S> above = rank > margin ? key_at(rank - margin) : static_cast<KeyOf<S>>(~KeyOf<S>{0});
+  const KeyOf<S> from = rank + margin < kSample ? key_at(rank + margin) : KeyOf<S>{0};
+  s.near.resize(s.count);
+  size_t larger = 0, near = 0;
+  for (size_t j = 0; j < s.count; ++j) {
+    const KeyOf<S> key = key_of(value[j]);
+    s.near[near] = value[j];
+    larger += key >= above;
+    near += (key >= from) & (key < above);
+  }
+  if (larger >= target || larger + near < target) return largest_key(value, s.count, target, ties);
+  return largest_key(s.near.data(), near, target - larger, ties);
+}
+
 /// Keeps the `target` largest of the candidates, in order; returns the smallest key among them. count > target > 0.
 template <class S>
 KeyOf<S> trim(Selection<S>& s, size_t target) {
   size_t ties = 0, kept = 0;
-  const KeyOf<S> smallest = largest_key(s.value.data(), s.count, target, &ties);
+  const KeyOf<S> smallest = largest_key(s, target, &ties);
   for (size_t j = 0; j < s.count; ++j) {
     const KeyOf<S> key = key_of(s.value[j]);
     const bool tie = (key == smallest) & (ties > 0);
@@ -65,11 +96,11 @@ KeyOf<S> trim(Selection<S>& s, size_t target) {
   return smallest;
 }
 
-void undo_residual(ConstView x, void* state, size_t end) {
+void undo_residual(ConstView x, void* state, size_t first, size_t end) {
   with_element(x.dtype, [&](auto element) {
     using E = decltype(element);
     auto* e = static_cast<typename E::State*>(state);
-    for (size_t i = 0; i < end; ++i) e[i] -= E::load(x.data, i);
+    for (size_t i = first; i < end; ++i) e[i] -= E::load(x.data, i);
   });
 }
 
@@ -102,27 +133,43 @@ KeyOf<S> guessed_floor(kernels::Form form, ConstView x, const void* state, size_
   return std::max<KeyOf<S>>(s.keys[rank], 1);
 }
 
-/// The `target` largest of the elements whose key is at least `floor`. False if an element is not finite.
+/// The `target` largest of the elements [first, end) whose key is at least `floor`; *done: where it stopped, `end` if
+/// all of them are finite.
 template <class S>
-bool collect(kernels::Form form, ConstView x, void* state, size_t target, KeyOf<S> floor, Selection<S>& s) {
-  const size_t limit = std::min(x.numel, 2 * target + kChunk);
+void collect(kernels::Form form, ConstView x, void* state, size_t target, KeyOf<S> floor, size_t first, size_t end,
+             Selection<S>& s, size_t* done) {
+  const size_t limit = std::min(end - first, 2 * target + kChunk);
   if (const size_t capacity = limit + kChunk + kernels::kTopKSlack; s.index.size() < capacity) {
     s.index.resize(capacity);
     s.value.resize(capacity);
   }
   s.count = 0;
-  for (size_t begin = 0; begin < x.numel; begin += kChunk) {
-    const size_t end = std::min(x.numel, begin + kChunk);
-    const size_t done =
-        kernels::topk_sweep(form, x, state, begin, end, floor, s.index.data(), s.value.data(), &s.count);
-    if (done < end) {
-      if (form == kernels::Form::kResidual) undo_residual(x, state, done);
-      return false;
-    }
+  for (*done = first; *done < end;) {
+    const size_t to = std::min(end, *done + kChunk);
+    const size_t got = kernels::topk_sweep(form, x, state, *done, to, floor, s.index.data(), s.value.data(), &s.count);
+    *done = got;
+    if (got < to) return;
     if (s.count > limit) floor = trim(s, target) + 1;
   }
   if (s.count > target) trim(s, target);
-  return true;
+}
+
+/// The same of all elements. False if one is not finite: then the state is as it was (kResidual: to rounding).
+template <class S>
+bool collect(kernels::Form form, ConstView x, void* state, size_t target, KeyOf<S> floor, Selection<S>& s) {
+  std::mutex mutex;
+  std::vector<std::pair<size_t, size_t>> swept;
+  const bool finite = select_in_pieces(x.numel, s, [&](size_t first, size_t end, Selection<S>& part) {
+    size_t done = first;
+    collect(form, x, state, target, floor, first, end, part, &done);
+    const std::lock_guard lock(mutex);
+    swept.emplace_back(first, done);
+    return done == end;
+  });
+  if (!finite && form == kernels::Form::kResidual)
+    for (const auto& [first, done] : swept) undo_residual(x, state, first, done);
+  if (finite && s.count > target) trim(s, target);
+  return finite;
 }
 
 }  // namespace

@@ -1,10 +1,13 @@
 // The exact selection of the `target` largest magnitudes of one vector, in one sweep (a second one if a guess fails).
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <type_traits>
 #include <vector>
 
+#include "common/parallel.h"
 #include "kernels/topk.h"
 
 namespace tsq {
@@ -20,6 +23,7 @@ struct Selection {
   std::vector<S> value;
   size_t count = 0;
   std::vector<KeyOf<S>> keys;  ///< of a sample
+  std::vector<S> near;         ///< candidates that a sample does not decide about
 
   /// Room for so many, none of them there yet.
   void resize(size_t capacity) {
@@ -32,6 +36,40 @@ struct Selection {
     value[count++] = v;
   }
 };
+
+/// Fills `selection` by fill(first, end, part), which puts entries of the elements [first, end) into `part`: piece by
+/// piece on several threads where the user wants them (common/parallel.h), and then the parts one behind the other.
+/// False if one of the fills is; the others are made nevertheless.
+template <class S, class Fill>
+bool select_in_pieces(size_t n, Selection<S>& selection, const Fill& fill) {
+  constexpr size_t kPiece = size_t{1} << 16;
+  const auto threads = static_cast<size_t>(num_threads());
+  const size_t pieces = threads == 1 ? 1 : std::min(n / kPiece, 4 * threads);
+  if (pieces < 2) return fill(0, n, selection);
+  const size_t length = (n / pieces + kPiece - 1) / kPiece * kPiece;
+  thread_local std::vector<Selection<S>> kept;  // reused: as large as the largest section needs
+  std::vector<Selection<S>>& parts = kept;
+  parts.resize(std::max(parts.size(), pieces));
+  std::atomic<bool> done{true};
+  parallel_for(0, pieces, 1, [&](size_t from, size_t to) {
+    for (size_t i = from; i < to; ++i) {
+      parts[i].count = 0;
+      if (const size_t first = std::min(n, i * length), end = std::min(n, first + length); first < end)
+        if (!fill(first, end, parts[i])) done = false;
+    }
+  });
+  size_t total = 0;
+  for (size_t i = 0; i < pieces; ++i) total += parts[i].count;
+  selection.count = 0;
+  if (selection.index.size() < total) selection.resize(total);
+  for (size_t i = 0; i < pieces; ++i) {
+    const auto count = static_cast<ptrdiff_t>(parts[i].count), at = static_cast<ptrdiff_t>(selection.count);
+    std::copy_n(parts[i].index.begin(), count, selection.index.begin() + at);
+    std::copy_n(parts[i].value.begin(), count, selection.value.begin() + at);
+    selection.count += parts[i].count;
+  }
+  return done;
+}
 
 /// Fills `selection` with the min(target, non-zeros) largest of what `form` makes of x and state (kernels/topk.h; for
 /// kResidual the state becomes e + x); of equal magnitudes those with the lowest indices. False if an element is not

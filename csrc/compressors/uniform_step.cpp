@@ -1,6 +1,7 @@
 #include "compressors/uniform_step.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -9,6 +10,8 @@
 #include "common/convert.h"
 #include "common/error.h"
 #include "common/expression.h"
+#include "compressors/accumulate.h"
+#include "compressors/sweep.h"
 #include "compressors/uniform_rate.h"
 #include "compressors/uniform_segment.h"
 
@@ -31,15 +34,17 @@ UniformCodes& scratch() {
 /// Walks over the segments of a payload.
 class SegmentReader {
  public:
-  SegmentReader(Bytes payload, size_t n) : payload_(payload), n_(n), step_(load<float>(payload.data())) {
-    at_ = 4 + 4 * segments_of(n);
+  /// From segment `first` on.
+  SegmentReader(Bytes payload, size_t n, size_t first = 0)
+      : payload_(payload), n_(n), at_(4 + 4 * segments_of(n)), step_(load<float>(payload.data())) {
+    for (size_t s = 0; s < first; ++s) at_ += length_of(s);
   }
 
   float step() const { return step_; }
 
   /// Reads segment `index`, each in turn; false if it is all zero. Throws WireError if it is not legal.
   bool next(size_t index, UniformCodes& codes) {
-    const size_t length = load<uint32_t>(payload_.data() + 4 + 4 * index);
+    const size_t length = length_of(index);
     const Bytes segment = payload_.subspan(at_, length);
     at_ += length;
     if (length == 0) return false;
@@ -48,21 +53,41 @@ class SegmentReader {
   }
 
  private:
+  size_t length_of(size_t index) const { return load<uint32_t>(payload_.data() + 4 + 4 * index); }
+
   Bytes payload_;
   size_t n_, at_;
   float step_;
 };
 
-/// Takes back what the payload `sent` of the elements in x, the first ones, did to the state.
-void undo(kernels::Form form, const UniformStep& codec, Bytes sent, ConstView x, View state) {
+/// Takes back what the payload `sent` did to the state: those of its segments that are `done`, the others are empty.
+void undo(kernels::Form form, const UniformStep& codec, Bytes sent, ConstView x, View state,
+          const std::vector<uint8_t>& done) {
   if (form == kernels::Form::kPlain) return;
   codec.decode_add(sent, x.dtype, form == kernels::Form::kResidual ? 1.0 : -1.0, state);
   if (form != kernels::Form::kResidual) return;
   with_element(x.dtype, [&](auto element) {
     using E = decltype(element);
     auto* e = state.as<typename E::State>();
-    for (size_t i = 0; i < x.numel; ++i) e[i] -= E::load(x.data, i);
+    for (size_t i = 0; i < x.numel; ++i)
+      if (done[i / kUniformSegment]) e[i] -= E::load(x.data, i);
   });
+}
+
+/// The visit of compressors/accumulate.h.
+auto visit_segments(std::span<const Bytes> in, size_t n, double scale) {
+  return [=](const auto& start, const auto& done) {
+    parallel_for(0, segments_of(n), 1, [&](size_t first, size_t end) {
+      std::vector<SegmentReader> readers;
+      for (const Bytes& payload : in) readers.emplace_back(payload, n, first);
+      for (size_t s = first; s < end; ++s) {
+        const View sums = start(s * kUniformSegment, segment_numel(n, s));
+        for (SegmentReader& reader : readers)
+          if (reader.next(s, scratch())) kernels::add_uniform(scratch(), reader.step(), scale, sums);
+        done(s * kUniformSegment, sums);
+      }
+    });
+  };
 }
 
 }  // namespace
@@ -122,27 +147,30 @@ Compressor::Encoded UniformStep::run(kernels::Form form, ConstView x, void* stat
   grid.inverse = *step == 0 ? 0.0f : 1.0f / *step;
   const View whole{state, state_dtype(x.dtype), x.numel};
   const size_t segments = segments_of(x.numel);
-  uint8_t* const lengths = out.data() + 4;
-  size_t end = nothing.bytes;
-  bool any = false;
-  UniformCodes& codes = scratch();
-  for (size_t s = 0; s < segments; ++s) {
+  std::atomic<bool> finite{true};
+  std::vector<uint8_t> done(segments);
+  const auto slot = [](size_t s) { return s * max_segment_bytes(kUniformSegment); };
+  const size_t bytes = write_bodies(segments, out.data() + nothing.bytes, slot, [&](size_t s, uint8_t* to) -> size_t {
     const size_t begin = s * kUniformSegment, count = segment_numel(x.numel, s);
     void* const part = state != nullptr ? whole.slice(begin, count).data : nullptr;
-    if (!kernels::quantize_uniform(grid, form, x.slice(begin, count), part, key.offset + begin, codes)) {
-      if (any) store<float>(out.data(), grid.step);
-      undo(form, *this, out.first(end), x.slice(0, begin), whole);
-      std::fill_n(out.begin(), nothing.bytes, uint8_t{0});
-      return {nothing.bytes, false};
+    UniformCodes& codes = scratch();
+    if (!finite) return 0;
+    done[s] = kernels::quantize_uniform(grid, form, x.slice(begin, count), part, key.offset + begin, codes);
+    if (!done[s]) {
+      finite = false;
+      return 0;
     }
-    const size_t bytes = write_segment(codes, out.data() + end);
-    store<uint32_t>(lengths + 4 * s, static_cast<uint32_t>(bytes));
-    end += bytes;
-    any = any || bytes != 0;
+    const size_t length = write_segment(codes, to);
+    store<uint32_t>(out.data() + 4 + 4 * s, static_cast<uint32_t>(length));
+    return length;
+  });
+  if (bytes != 0) store<float>(out.data(), grid.step);
+  if (!finite) {
+    undo(form, *this, out.first(nothing.bytes + bytes), x, whole, done);
+    std::fill_n(out.begin(), nothing.bytes, uint8_t{0});
+    return {nothing.bytes, false};
   }
-  if (!any) return nothing;
-  store<float>(out.data(), grid.step);
-  return {end, true};
+  return {nothing.bytes + bytes, true};
 }
 
 void UniformStep::validate(Bytes in, uint64_t n, DType) const {
@@ -157,41 +185,22 @@ void UniformStep::validate(Bytes in, uint64_t n, DType) const {
   for (uint64_t s = 0; s < segments; ++s) expected += load<uint32_t>(in.data() + 4 + 4 * s);
   if (empty && expected != 4 + 4 * segments) throw_wire("payload", "lengths of 0 in an empty section", "others");
   if (expected != in.size()) throw_wire("bytes", expected, in.size());
-  SegmentReader reader(in, n);
-  for (uint64_t s = 0; s < segments; ++s) reader.next(s, scratch());
+  parallel_for(0, segments, 1, [&](size_t first, size_t end) {
+    SegmentReader reader(in, n, first);
+    for (size_t s = first; s < end; ++s) reader.next(s, scratch());
+  });
 }
 
 void UniformStep::decode_add(Bytes in, DType, double scale, View acc) const {
-  SegmentReader reader(in, acc.numel);
-  for (size_t s = 0; s < segments_of(acc.numel); ++s)
-    if (reader.next(s, scratch()))
-      kernels::add_uniform(scratch(), reader.step(), scale,
-                           acc.slice(s * kUniformSegment, segment_numel(acc.numel, s)));
+  add_parts(acc, visit_segments({&in, 1}, acc.numel, scale));
 }
 
-// All messages' parts of one segment, then the next segment: the sums stay in the cache.
 void UniformStep::decode_mean(std::span<const Bytes> in, View out) const {
-  with_element(out.dtype, [&](auto element) {
-    using E = decltype(element);
-    using S = typename E::State;
-    constexpr bool kExact = std::is_same_v<E, Element<DType::kFloat32>> || std::is_same_v<E, Element<DType::kFloat64>>;
-    std::vector<S> sums(kExact ? 0 : std::min(out.numel, kUniformSegment));
-    std::vector<SegmentReader> readers;
-    for (const Bytes& payload : in) readers.emplace_back(payload, out.numel);
-    const S count = static_cast<S>(in.size());
-    for (size_t s = 0; s < segments_of(out.numel); ++s) {
-      const size_t begin = s * kUniformSegment, length = segment_numel(out.numel, s);
-      S* const sum = kExact ? out.as<S>() + begin : sums.data();
-      std::fill_n(sum, length, S{0});
-      for (SegmentReader& reader : readers)
-        if (reader.next(s, scratch()))
-          kernels::add_uniform(scratch(), reader.step(), 1.0, {sum, state_dtype(out.dtype), length});
-      if (in.size() > 1)
-        for (size_t i = 0; i < length; ++i) sum[i] /= count;
-      if constexpr (!kExact)
-        for (size_t i = 0; i < length; ++i) E::store(out.data, begin + i, sum[i]);
-    }
-  });
+  mean_parts(in.size(), out, visit_segments(in, out.numel, 1.0));
+}
+
+void UniformStep::decode_update(std::span<const Bytes> in, double scale, View acc, View out) const {
+  update_parts(acc, out, visit_segments(in, acc.numel, scale));
 }
 
 }  // namespace tsq

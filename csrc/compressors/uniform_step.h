@@ -41,6 +41,7 @@ class UniformStep final : public FusedCompressor {
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
   void decode_mean(std::span<const Bytes> in, View out) const override;
+  void decode_update(std::span<const Bytes> in, double scale, View acc, View out) const override;
 
  private:
   /// If an element of what is compressed is not finite in float32, the payload is the one of zeros and the state is as

@@ -24,7 +24,11 @@ class LoopbackGroup {
  private:
   friend class LoopbackExchange;
 
-  void barrier();
+  /// Waits until every rank is here to begin a collective, and says how many bytes each sends; all pass or all throw.
+  void enter(int rank, const void* memory, std::span<const size_t> sizes);
+  /// Waits until every rank has read what it needs: no memory of a peer is touched after this. Whoever entered leaves.
+  /// `fits`: the sizes were what this rank expected; if not, breaks the group and throws.
+  void leave(bool fits);
 
   const int size_;
   const std::chrono::milliseconds timeout_;
@@ -34,7 +38,7 @@ class LoopbackGroup {
   uint64_t generation_ = 0;
   bool broken_ = false;
   std::vector<const uint8_t*> memory_;          // by rank: what it sends
-  std::vector<std::span<const size_t>> sizes_;  // by rank: all_to_all's send_sizes
+  std::vector<std::span<const size_t>> sizes_;  // by rank: what it sends to each, or to all alike
 };
 
 class LoopbackExchange final : public Exchange {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/error.h"
+#include "exchange/sealed.h"
 
 namespace tsq {
 
@@ -49,17 +50,17 @@ void agree(Exchange& exchange, const std::string& what, const Facts& facts) {
   }
   uint8_t length[8];
   store<uint64_t>(length, mine.size());
-  std::vector<uint8_t> lengths(8 * world);
-  exchange.all_gather_uncounted(length, lengths);
+  const std::vector<uint8_t> lengths = all_gather_sealed(exchange, length, Counted::kNo);
   size_t longest = 1;
   for (size_t r = 0; r < world; ++r) longest = std::max<size_t>(longest, load<uint64_t>(&lengths[8 * r]));
   if (longest > kMaxFacts) throw_wire("facts", concat("at most ", kMaxFacts, " bytes"), longest);
-  std::vector<uint8_t> padded(longest), all(longest * world);
+  std::vector<uint8_t> padded(longest);
   std::copy(mine.begin(), mine.end(), padded.begin());
-  exchange.all_gather_uncounted(padded, all);
+  const std::vector<uint8_t> all = all_gather_sealed(exchange, padded, Counted::kNo);
 
   const auto facts_of = [&](size_t r) {
-    return read(Bytes(all).subspan(r * longest, load<uint64_t>(&lengths[8 * r])));
+    return name_sender(static_cast<int>(r),
+                       [&] { return read(Bytes(all).subspan(r * longest, load<uint64_t>(&lengths[8 * r]))); });
   };
   const Facts first = facts_of(0);
   for (size_t r = 1; r < world; ++r) {

@@ -1,8 +1,9 @@
 #include "hook/averager.h"
 
 #include <algorithm>
-#include <numeric>
+#include <cmath>
 
+#include "common/convert.h"
 #include "common/error.h"
 #include "hook/checkpoint.h"
 #include "kernels/quantizer.h"
@@ -14,6 +15,15 @@ namespace {
 
 bool is_raw(const Mechanism& m) {
   return m.receiver_names().empty() && m.compressor().format().codec == wire::Codec::kRaw;
+}
+
+/// In x's own range (the kernels' all_finite is float32's).
+bool has_finite_values(ConstView x) {
+  return with_element(x.dtype, [&](auto element) {
+    for (size_t i = 0; i < x.numel; ++i)
+      if (!std::isfinite(decltype(element)::load(x.data, i))) return false;
+    return true;
+  });
 }
 
 }  // namespace
@@ -47,23 +57,36 @@ void Averager::set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>>
     parameters[i].coarser.clear();
   }
   if (steering_) check_ladders(parameters);
+  if (planner_) planner_->adopt(parameters);
   States states(parameters, config_.exchange, static_cast<uint32_t>(exchange_->rank()),
                 static_cast<uint32_t>(exchange_->size()));
   carry_state(states_, parameters_, states, parameters, *exchange_);
   parameters_ = std::move(parameters);
   states_ = std::move(states);
   may_owe_.assign(parameters_.size(), kWorkers | kOwners);
+  if (planner_) recorder_.plan(*planner_);
   layouts_.clear();
   sizes_.clear();
   look_at_mechanisms();
   if (steering_) steering_->restart(/*everything=*/true);
 }
 
-/// Adds what is owed to the gradients, or takes it away again.
-void Averager::pay(const Layout& layout, View buffer, double sign) {
+/// Adds what is owed to the gradients. An unused parameter's waits: DDP may throw its average away.
+void Averager::pay(const Layout& layout, View buffer) {
+  paid_.clear();
   for (const Piece& piece : layout.whole.pieces) {
+    if (states_.owed(piece.parameter).numel == 0) continue;
+    if (config_.hold_unused && kernels::all_zero(buffer.slice(piece.at, piece.numel))) continue;
+    paid_.push_back(&piece);
+  }
+  add_owed(buffer, 1.0);
+}
+
+/// Adds what is paid, or takes it away again.
+void Averager::add_owed(View buffer, double sign) {
+  for (const Piece* paid : paid_) {
+    const Piece& piece = *paid;
     const View debt = states_.owed(piece.parameter);
-    if (debt.numel == 0) continue;
     const ScratchVector sum(piece.numel, debt.dtype);
     assign(sum.view(), debt);
     if (sign < 0) scale(sum.view(), -1.0);
@@ -73,19 +96,15 @@ void Averager::pay(const Layout& layout, View buffer, double sign) {
 }
 
 /// What was paid is owed no more, but where Inf or NaN came out: the optimiser will skip that step.
-void Averager::settle(const Layout& layout, ConstView delivered) {
-  bool paid = false;
-  for (const Piece& piece : layout.whole.pieces) {
-    if (states_.owed(piece.parameter).numel == 0 || !kernels::all_finite(delivered.slice(piece.at, piece.numel)))
-      continue;
-    states_.settle(piece.parameter);
-    paid = true;
-  }
-  if (paid) recorder_.state_bytes(states_.bytes());
+void Averager::settle(ConstView delivered) {
+  for (const Piece* piece : paid_)
+    if (has_finite_values(delivered.slice(piece->at, piece->numel))) states_.settle(piece->parameter);
+  if (!paid_.empty()) recorder_.state_bytes(states_.bytes());
 }
 
 void Averager::scale_state(double factor) {
   for (const StateRef& ref : states_.all()) scale(ref.view, factor);
+  if (planner_) planner_->scale(factor);
 }
 
 AveragerStats Averager::stats() const {
@@ -122,7 +141,7 @@ StepKey Averager::key_of(const Piece& piece, bool owner) const {
   const Progress& progress = states_.progress(piece.parameter);
   const StreamId stream{config_.seed, progress.steps, static_cast<uint32_t>(exchange_->rank()), owner, piece.parameter};
   StepKey key{encode_key(stream, piece.begin, static_cast<uint32_t>(exchange_->size())), progress.fresh};
-  key.encode.rate = progress.rates[owner];
+  if (planner_) key.encode.weights = planner_->weights(piece);
   return key;
 }
 
@@ -143,12 +162,13 @@ const Layout& Averager::checked_layout_of(std::span<const uint32_t> ids, ConstVi
 void Averager::average_as_chosen(const Layout& layout, View buffer) {
   const bool dense = choice_.kind == ExchangeKind::kDense;
   recorder_.bucket(dense, ring_bytes(buffer.numel * size_of(buffer.dtype), exchange_->size()));
-  pay(layout, buffer, 1.0);
+  pay(layout, buffer);
   if (dense) {
     average_dense(buffer);
-    settle(layout, buffer);
+    settle(buffer);
     return;
   }
+  if (planner_ && planner_->begin(layout.ids, parameters_)) recorder_.plan(*planner_);
   sent_.clear();
   inspect_all(layout, buffer);
   try {
@@ -158,28 +178,20 @@ void Averager::average_as_chosen(const Layout& layout, View buffer) {
       average_sharded(layout, buffer);
   } catch (...) {
     take_back();  // whatever throws comes before the first write to the buffer
-    pay(layout, buffer, -1.0);
+    add_owed(buffer, -1.0);
     throw;
   }
-  settle(layout, buffer);
+  settle(buffer);
+  if (planner_) planner_->observe(layout, buffer);
   finish_step(layout);
 }
 
 void Averager::finish_step(const Layout& layout) {
   ++sequence_;
-  std::map<std::pair<uint32_t, bool>, std::pair<size_t, size_t>> sizes;  // (parameter, owner): elements, bytes
-  for (const Sent& s : sent_) {
-    if (!s.changed_state || s.sections[0].whole) continue;
-    auto& [numel, bytes] = sizes[{s.piece->parameter, s.owner}];
-    numel += s.piece->numel;
-    for (const Bytes& payload : s.payloads) bytes += payload.size();
-  }
-  for (const auto& [of, size] : sizes) {
-    const auto [id, owner] = of;
-    const auto target = parameters_[id].mechanism(choice_.level, owner).compressor().target_bits();
-    double& rate = states_.progress(id).rates[owner];
-    if (target && size.first) rate = next_rate(rate, *target, size.first, size.second);
-  }
+  std::map<std::pair<uint32_t, bool>, std::vector<Aim>> aims;  // (parameter, owner): by part
+  for (const Sent& s : sent_)
+    if (s.changed_state) add_aims(s.sections, s.targets, aims[{s.piece->parameter, s.owner}]);
+  for (const auto& [of, by_part] : aims) next_rates(by_part, states_.progress(of.first).rates[of.second]);
   for (const uint32_t id : layout.ids) {
     may_owe_[id] |= kWorkers | (choice_.kind == ExchangeKind::kSharded ? kOwners : 0);
     ++states_.progress(id).steps;
@@ -197,7 +209,7 @@ void Averager::average_dense(View buffer) {
 
 void Averager::average_all_gather(const Layout& layout, View buffer) {
   const size_t most = limit(layout.whole, /*owner=*/false);
-  const MutableBytes mine = arena(send_memory_, most);
+  const MutableBytes mine = arena(send_memory_, Transport::room(most));
   const size_t length = send_shard(layout.whole, buffer, mine);
   const std::vector<size_t> limits(static_cast<size_t>(exchange_->size()), most);
   std::vector<Bytes> parts;
@@ -218,13 +230,15 @@ void Averager::average_sharded(const Layout& layout, View buffer) {
     down_limits.push_back(limit(shard, /*owner=*/true));
   }
   // 1. Every shard to its owner.
-  const MutableBytes out = arena(send_memory_, std::accumulate(up_limits.begin(), up_limits.end(), size_t{0}));
+  size_t all_rooms = 0;
+  for (const size_t bytes : up_limits) all_rooms += Transport::room(bytes);
+  const MutableBytes out = arena(send_memory_, all_rooms);
   std::vector<size_t> lengths, first_sent;  // by shard; first_sent: index into sent_ of its first piece
   size_t at = 0;
   for (size_t r = 0; r < world; ++r) {
     first_sent.push_back(sent_.size());
     lengths.push_back(send_shard(layout.shards[r], buffer, out.subspan(at, up_limits[r])));
-    at += up_limits[r];
+    at += Transport::room(up_limits[r]);
   }
   std::vector<Bytes> received, averages;
   {
@@ -232,7 +246,8 @@ void Averager::average_sharded(const Layout& layout, View buffer) {
     received = transport_.to_owners(out, lengths, up_limits, fixed(layout, /*owner=*/false));
   }
   // 2. The owner averages and compresses again.
-  const MutableBytes average = arena(average_memory_, *std::max_element(down_limits.begin(), down_limits.end()));
+  const MutableBytes average =
+      arena(average_memory_, Transport::room(*std::max_element(down_limits.begin(), down_limits.end())));
   const size_t length = average_own_shard(layout.shards[rank], received, buffer.dtype, average);
   // 3. Every average to everybody.
   {
@@ -290,7 +305,7 @@ wire::Message Averager::skipped_message(const Shard& shard, bool owner) const {
 }
 
 void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out) {
-  Parts parts(x.numel, out.payload());
+  Parts parts(x.numel, out.payload(), states_.progress(piece.parameter).rates[owner]);
   const bool watched = delivery == Delivery::kSend && !owner;
   const bool now = steering_ && steering_->wants_error();
   if (watched) recorder_.watch(piece, x, states_, /*before=*/true, now);
@@ -298,32 +313,37 @@ void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, Con
                                   states_.of(owner ? Side::kOwner : Side::kWorker, piece), key_of(piece, owner), parts);
   for (const wire::Section& section : parts.sections()) out.add(section);
   if (watched) recorder_.watch(piece, x, states_, /*before=*/false, now);
-  sent_.push_back({&piece, owner, x, parts.sections(), payloads_of(parts), changed});
+  sent_.push_back({&piece, owner, x, parts.sections(), payloads_of(parts), parts.targets(), changed});
   recorder_.sent(piece, owner, parts.bytes(), changed ? parts.level() : -1);
 }
 
 std::vector<wire::Message> Averager::check_messages(std::span<const Bytes> messages, const Shard& shard, bool owner,
                                                     DType dtype, int first_rank) const {
-  const size_t sections = owner ? shard.down_sections : shard.up_sections;
   std::vector<wire::Message> out;
   for (size_t i = 0; i < messages.size(); ++i) {
-    const bool skipped = messages[i].empty();  // agreed by length
-    wire::Message message = skipped ? skipped_message(shard, owner) : wire::parse(messages[i]);
-    const wire::Header& header = message.header;
-    const wire::Kind kind = owner ? wire::Kind::kAverage : wire::Kind::kWorker;
-    if (!skipped) {
-      if (header.rank != static_cast<uint32_t>(first_rank) + i) throw_wire("rank", first_rank + int(i), header.rank);
-      if (header.kind != kind) throw_wire("kind", int(kind), int(header.kind));
-      if (header.step != sequence_) throw_wire("step", sequence_, header.step);
-      if (header.dtype != dtype) throw_wire("dtype", name_of(dtype), name_of(header.dtype));
-      if (header.sections != sections) throw_wire("sections", sections, header.sections);
-    }
-    for (const Piece& piece : shard.pieces)
-      check_slice(message, owner ? piece.down_section : piece.up_section, mechanism(piece, owner), piece.numel,
-                  states_.progress(piece.parameter).fresh);
-    out.push_back(std::move(message));
+    const int rank = first_rank + static_cast<int>(i);
+    name_sender(rank, [&] { out.push_back(check_message(messages[i], shard, owner, dtype, rank)); });
   }
   return out;
+}
+
+wire::Message Averager::check_message(Bytes bytes, const Shard& shard, bool owner, DType dtype, int rank) const {
+  const size_t sections = owner ? shard.down_sections : shard.up_sections;
+  const bool skipped = bytes.empty();  // agreed by length
+  wire::Message message = skipped ? skipped_message(shard, owner) : wire::parse(bytes);
+  const wire::Header& header = message.header;
+  const wire::Kind kind = owner ? wire::Kind::kAverage : wire::Kind::kWorker;
+  if (!skipped) {
+    if (header.rank != static_cast<uint32_t>(rank)) throw_wire("rank", rank, header.rank);
+    if (header.kind != kind) throw_wire("kind", int(kind), int(header.kind));
+    if (header.step != sequence_) throw_wire("step", sequence_, header.step);
+    if (header.dtype != dtype) throw_wire("dtype", name_of(dtype), name_of(header.dtype));
+    if (header.sections != sections) throw_wire("sections", sections, header.sections);
+  }
+  for (const Piece& piece : shard.pieces)
+    check_slice(message, owner ? piece.down_section : piece.up_section, mechanism(piece, owner), piece.numel,
+                states_.progress(piece.parameter).fresh);
+  return message;
 }
 
 bool Averager::receive_piece(const Piece& piece, bool owner, std::span<const wire::Message> messages, View out) {

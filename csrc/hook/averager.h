@@ -14,6 +14,7 @@
 
 #include "exchange/exchange.h"
 #include "hook/layout.h"
+#include "hook/planner.h"
 #include "hook/recorder.h"
 #include "hook/states.h"
 #include "hook/steering.h"
@@ -57,6 +58,18 @@ class Averager {
   /// over; what cannot be is owed and delivered with the next gradients (hook/checkpoint.h).
   void set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>> mechanisms);
 
+  /// From now on the widths of quantizers follow a plan; before the first bucket. The parameters must be plannable
+  /// (Planner::make_plannable). The same on all ranks.
+  void follow(std::unique_ptr<Planner> planner) { planner_ = std::move(planner); }
+  /// Null if there is none. What it changes in parameters reaches them through plan().
+  Planner* planner() { return planner_.get(); }
+  /// Calls f(planner, parameters) and takes note of the widths that are then in force.
+  template <class F>
+  void plan(F f) {
+    f(*planner_, parameters_);
+    recorder_.plan(*planner_);
+  }
+
   /// Multiplies all state, for a change of loss scale (state is in units of the scaled loss).
   void scale_state(double factor);
 
@@ -85,6 +98,7 @@ class Averager {
     ConstView x;  ///< what was compressed; stays as it is until the bucket is delivered
     std::vector<wire::Section> sections;
     std::vector<Bytes> payloads;
+    std::vector<std::optional<double>> targets;
     bool changed_state;  ///< false: marked or held
   };
 
@@ -105,13 +119,15 @@ class Averager {
   size_t send_shard(const Shard& shard, ConstView buffer, MutableBytes out);
   std::vector<wire::Message> check_messages(std::span<const Bytes> messages, const Shard& shard, bool owner,
                                             DType dtype, int first_rank) const;
+  wire::Message check_message(Bytes bytes, const Shard& shard, bool owner, DType dtype, int rank) const;
   /// True if sent_ from `first` on holds skipped slices and nothing else: such a message does not travel.
   bool all_skipped(size_t first) const;
   wire::Message skipped_message(const Shard& shard, bool owner) const;
   void send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out);
   bool receive_piece(const Piece& piece, bool owner, std::span<const wire::Message> messages, View out);
-  void pay(const Layout& layout, View buffer, double sign);
-  void settle(const Layout& layout, ConstView delivered);
+  void pay(const Layout& layout, View buffer);
+  void add_owed(View buffer, double sign);
+  void settle(ConstView delivered);
   void take_back();
   void retract(const Sent& sent);
   void finish_step(const Layout& layout);
@@ -136,9 +152,11 @@ class Averager {
   static constexpr uint8_t kWorkers = 1, kOwners = 2;
   std::vector<uint8_t> may_owe_;    // by parameter: whose residuals may be other than zero
   std::vector<Delivery> delivery_;  // by parameter, of the current bucket
+  std::vector<const Piece*> paid_;  // of the current bucket: what is owed went into these
   std::vector<Sent> sent_;          // of the current bucket, in the order of pieces
   std::map<std::vector<uint32_t>, Layout> layouts_;
   std::map<const Layout*, BucketSizes> sizes_;
+  std::unique_ptr<Planner> planner_;  // or null
   std::vector<uint8_t> send_memory_, average_memory_, mean_memory_;
   Recorder recorder_;
 };

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "common/error.h"
+#include "exchange/sealed.h"
 #include "mechanisms/vectors.h"
 
 namespace tsq {
@@ -26,9 +27,9 @@ Buffer assemble(const StateRef& mine, const Parameter& parameter, Exchange& exch
     ranges.push_back(owned_range(parameter.numel, parameter.granularity(), mine.parameter, r, world));
     longest = std::max(longest, ranges.back().size() * element);
   }
-  std::vector<uint8_t> padded(longest), all(longest * world);
+  std::vector<uint8_t> padded(longest);
   if (mine.view.numel) std::memcpy(padded.data(), mine.view.data, bytes_of(mine.view));
-  exchange.all_gather_uncounted(padded, all);
+  const std::vector<uint8_t> all = all_gather_sealed(exchange, padded, Counted::kNo);
   Buffer whole(parameter.numel, mine.view.dtype);
   for (uint32_t r = 0; r < world; ++r)
     if (ranges[r].size())
@@ -42,8 +43,8 @@ Buffer mean_over_ranks(const View& mine, Exchange& exchange) {
   const auto world = static_cast<size_t>(exchange.size());
   Buffer mean(mine.numel, mine.dtype);
   if (mine.numel == 0) return mean;
-  std::vector<uint8_t> all(bytes_of(mine) * world);
-  exchange.all_gather_uncounted({static_cast<const uint8_t*>(mine.data), bytes_of(mine)}, all);
+  const std::vector<uint8_t> all =
+      all_gather_sealed(exchange, {static_cast<const uint8_t*>(mine.data), bytes_of(mine)}, Counted::kNo);
   for (size_t r = 0; r < world; ++r) add(mean.view(), {all.data() + r * bytes_of(mine), mine.dtype, mine.numel});
   divide(mean.view(), static_cast<double>(world));
   return mean;
@@ -120,6 +121,38 @@ std::vector<WholeVector> mean_state(const States& states, const std::vector<Para
   return out;
 }
 
+namespace {
+
+/// Owners' residuals without owners: every worker owes them, in its residual if it has one, else beside it (kOwed).
+void give_to_workers(std::vector<WholeVector>& given, const States& states, const std::vector<Parameter>& parameters) {
+  for (size_t i = 0; i < given.size(); ++i) {
+    const WholeVector& v = given[i];
+    if (v.side != Side::kOwner || v.name != "residual" || !states.of_side(Side::kOwner, v.parameter).empty()) continue;
+    const uint32_t id = v.parameter;
+    const auto [numel, dtype] = states.shape(id);
+    const auto named = [&](const char* name) {
+      return std::find_if(given.begin(), given.end(), [&](const WholeVector& w) {
+        return w.parameter == id && w.side == Side::kWorker && w.name == name;
+      });
+    };
+    const auto& names = states.names(Side::kWorker, id);
+    const char* const place = std::find(names.begin(), names.end(), "residual") != names.end() ? "residual" : kOwed;
+    auto found = named(place);
+    if (found == given.end()) {
+      given.push_back({id, Side::kWorker, place, Buffer(numel, dtype)});
+      found = std::prev(given.end());
+    }
+    for (const View& vector : {given[i].values.view(), found->values.view()})
+      if (vector.numel != numel || vector.dtype != dtype)
+        throw ArgumentError(concat("state_dict: ", parameters[id].name, ": expected residuals of ", numel,
+                                   " elements of ", name_of(dtype), ", got ", vector.numel, " of ",
+                                   name_of(vector.dtype)));
+    add(found->values.view(), given[i].values.view());
+  }
+}
+
+}  // namespace
+
 void load_mean_state(std::vector<WholeVector> given, States& states, const std::vector<Parameter>& parameters) {
   const std::vector<StateRef> refs = mechanisms_state(states);
   const auto load_all_owed = [&](bool write) {
@@ -128,21 +161,7 @@ void load_mean_state(std::vector<WholeVector> given, States& states, const std::
       load_owed(id, parameters[id].name, owed ? owed->values.view() : View{}, states, write);
     }
   };
-  // An owner's residual has no owner any more: every worker owes it.
-  for (WholeVector& v : given) {
-    if (v.side != Side::kOwner || v.name != "residual") continue;
-    const bool owners = !states.of_side(Side::kOwner, v.parameter).empty();
-    if (owners) continue;
-    const auto residual = std::find_if(given.begin(), given.end(), [&](const WholeVector& w) {
-      return w.parameter == v.parameter && w.side == Side::kWorker && w.name == "residual";
-    });
-    if (residual == given.end())
-      throw ArgumentError(
-          concat("state_dict: ", parameters[v.parameter].name,
-                 ": the residual of the averages has no place in this exchange; use exchange='sharded'"));
-    add(residual->values.view(), v.values.view());
-    v.values = Buffer(v.values.view().numel, v.values.view().dtype);
-  }
+  give_to_workers(given, states, parameters);
   for (const StateRef& ref : refs)
     if (const WholeVector* from = source_of(given, ref)) check_fits(ref, *from);
   load_all_owed(/*write=*/false);

@@ -24,8 +24,9 @@ struct WholeVector {
 std::vector<WholeVector> mean_state(const States& states, const std::vector<Parameter>& parameters, Exchange& exchange);
 
 /// The inverse on any world size: every rank takes its parts. Where the exchange was another: an owner's residual
-/// without owners goes into the workers' (all of them get it, so their mean does); owners without a past begin at the
-/// receivers' estimate. Throws ArgumentError, with nothing changed, if a vector has no place or another length.
+/// without owners goes into the workers', or is owed (all of them get it, so their mean does); owners without a past
+/// begin at the receivers' estimate. Throws ArgumentError, with nothing changed, if a vector has no place or another
+/// length.
 void load_mean_state(std::vector<WholeVector> given, States& states, const std::vector<Parameter>& parameters);
 
 /// States::all without kOwed: what a checkpoint of the same specs must have.

@@ -10,6 +10,15 @@ namespace tsq {
 
 namespace {
 
+/// The mechanism of a spec; ArgumentError if it asks for a smoothness, which a hook does not give.
+MechanismPtr mechanism_of(const std::string& spec) {
+  MechanismPtr mechanism = parse_mechanism(spec);
+  if (const char* const kind = mechanism->lacks_smoothness())
+    throw ArgumentError(
+        concat("spec: expected one without smoothness='", kind, "': a hook has none to give, got ", spec));
+  return mechanism;
+}
+
 using c10::ivalue::Future;
 
 DType dtype_of(const at::Tensor& tensor, const std::string& name) {
@@ -20,17 +29,17 @@ DType dtype_of(const at::Tensor& tensor, const std::string& name) {
   return *dtype;
 }
 
-std::vector<Parameter> to_parameters(const std::vector<HookParameter>& given) {
+std::vector<Parameter> to_parameters(const std::vector<HookParameter>& given, bool plannable) {
   std::vector<Parameter> out;
   for (const HookParameter& p : given) {
     if (!p.tensor.device().is_cpu())
       throw ArgumentError(concat("parameter ", p.name, ": expected device cpu, got ", p.tensor.device().str(),
                                  "; kernels for other devices do not exist yet"));
-    out.push_back({p.name, static_cast<size_t>(p.tensor.numel()), dtype_of(p.tensor, p.name), parse_mechanism(p.up),
-                   parse_mechanism(p.down)});
-    for (const auto& [up, down] : p.coarser)
-      out.back().coarser.emplace_back(parse_mechanism(up), parse_mechanism(down));
+    out.push_back({p.name, static_cast<size_t>(p.tensor.numel()), dtype_of(p.tensor, p.name), mechanism_of(p.up),
+                   mechanism_of(p.down)});
+    for (const auto& [up, down] : p.coarser) out.back().coarser.emplace_back(mechanism_of(up), mechanism_of(down));
   }
+  if (plannable) Planner::make_plannable(out);
   return out;
 }
 
@@ -48,6 +57,17 @@ Facts facts_of(const std::vector<HookParameter>& parameters, const HookConfig& c
       facts.emplace_back(concat("ladder of ", p.name), concat("up ", up, " down ", down));
   }
   return facts;
+}
+
+/// A tensor of more dimensions is a matrix of its first one and all others, where that is its order in memory.
+std::vector<MatrixShape> shapes_of(const std::vector<HookParameter>& parameters) {
+  std::vector<MatrixShape> shapes(parameters.size());
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    const at::Tensor& t = parameters[i].tensor;
+    if (t.dim() < 2 || t.numel() == 0 || !t.is_contiguous()) continue;
+    shapes[i] = {static_cast<size_t>(t.size(0)), static_cast<size_t>(t.numel() / t.size(0))};
+  }
+  return shapes;
 }
 
 std::unique_ptr<Exchange> agreed(std::unique_ptr<Exchange> exchange, const std::vector<HookParameter>& parameters,
@@ -69,9 +89,27 @@ std::atomic<bool> ending{false};
 void process_is_ending() { ending = true; }
 
 Hook::Hook(const std::vector<HookParameter>& parameters, const HookConfig& config, std::unique_ptr<Exchange> exchange)
-    : averager_(to_parameters(parameters), config.averager, agreed(std::move(exchange), parameters, config)) {
+    : averager_(to_parameters(parameters, config.smoothness.has_value()), config.averager,
+                agreed(std::move(exchange), parameters, config)) {
+  if (config.smoothness) follow(parameters, *config.smoothness);
+  if (config.rotation) rotation_ = std::make_unique<Rotation>(*config.rotation, averager_, shapes_of(parameters));
   for (size_t i = 0; i < parameters.size(); ++i)
     numbers_.emplace(parameters[i].tensor.unsafeGetTensorImpl(), static_cast<uint32_t>(i));
+}
+
+void Hook::follow(const std::vector<HookParameter>& parameters, const PlannerConfig& config) {
+  if (config.kind == RunningKind::kSecant)
+    for (const HookParameter& p : parameters) positions_.push_back(p.tensor);
+  const auto position = [this](uint32_t id) {
+    const at::Tensor& tensor = positions_[id];
+    if (!tensor.is_contiguous())
+      throw ArgumentError(concat("smoothness: Running('secant') expects contiguous parameters, got strides ",
+                                 tensor.strides(), " for ", averager_.parameters()[id].name));
+    return ConstView{tensor.const_data_ptr(), dtype_of(tensor, averager_.parameters()[id].name),
+                     static_cast<size_t>(tensor.numel())};
+  };
+  averager_.follow(std::make_unique<Planner>(config, averager_.parameters(), position));
+  averager_.plan([](const Planner&, const auto&) {});
 }
 
 std::vector<uint32_t> Hook::identify(c10d::GradBucket& bucket) const {
@@ -96,7 +134,7 @@ c10::intrusive_ptr<Future> Hook::run(c10d::GradBucket& bucket) {
     // The bucket lives on the caller's stack: what the worker needs is copied out, the buffer by reference.
     const at::Tensor buffer = bucket.getBufferRef();
     const BucketPlace place{averager_.config().clock(), bucket.isLast()};
-    pipeline_.submit([this, buffer, place, ids = identify(bucket)] { averager_.average(ids, view_of(buffer), place); },
+    pipeline_.submit([this, buffer, place, ids = identify(bucket)] { average(ids, view_of(buffer), place); },
                      [future, buffer](const std::exception_ptr& error) {
                        if (ending) return;
                        if (error)
@@ -110,12 +148,39 @@ c10::intrusive_ptr<Future> Hook::run(c10d::GradBucket& bucket) {
   return future;
 }
 
+void Hook::average(std::span<const uint32_t> ids, View buffer, const BucketPlace& place) {
+  if (rotation_)
+    rotation_->average(averager_, ids, buffer);
+  else
+    averager_.average(ids, buffer, place);
+}
+
+void Hook::scale_state(double factor) {
+  between_buckets([&](Averager& averager) {
+    averager.scale_state(factor);
+    if (rotation_) rotation_->scale(factor);
+  });
+}
+
 void Hook::between_buckets(const std::function<void(Averager&)>& task) {
   pipeline_.run([&] { task(averager_); });
 }
 
-void Hook::set_enabled(bool enabled) {
+void Hook::together(const std::function<void(Averager&)>& task) {
   between_buckets([&](Averager& averager) {
+    try {
+      task(averager);
+    } catch (const ArgumentError&) {
+      throw;
+    } catch (const std::exception& e) {
+      pipeline_.poison(e.what());
+      throw;
+    }
+  });
+}
+
+void Hook::set_enabled(bool enabled) {
+  together([&](Averager& averager) {
     agree(averager.exchange(), "set_enabled", {{"enabled", enabled ? "True" : "False"}});
     averager.set_enabled(enabled);
   });
@@ -129,10 +194,10 @@ void Hook::set_specs(const std::vector<std::pair<std::string, std::string>>& spe
   std::vector<std::pair<MechanismPtr, MechanismPtr>> mechanisms;
   Facts facts;
   for (size_t i = 0; i < specs.size(); ++i) {
-    mechanisms.emplace_back(parse_mechanism(specs[i].first), parse_mechanism(specs[i].second));
+    mechanisms.emplace_back(mechanism_of(specs[i].first), mechanism_of(specs[i].second));
     facts.emplace_back(averager_.parameters()[i].name, concat("up ", specs[i].first, " down ", specs[i].second));
   }
-  between_buckets([&](Averager& averager) {
+  together([&](Averager& averager) {
     agree(averager.exchange(), "set_spec", facts);
     averager.set_mechanisms(std::move(mechanisms));
   });

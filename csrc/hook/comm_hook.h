@@ -14,6 +14,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <torch/csrc/distributed/c10d/comm.hpp>
 #include <unordered_map>
@@ -21,6 +22,7 @@
 
 #include "hook/averager.h"
 #include "hook/pipeline.h"
+#include "hook/rotation.h"
 
 namespace tsq {
 
@@ -35,7 +37,9 @@ struct HookParameter {
 
 struct HookConfig {
   AveragerConfig averager;
-  std::string fingerprint;  ///< whatever else the ranks must agree on, as text
+  std::optional<PlannerConfig> smoothness;  ///< none: no plan of widths
+  std::optional<RotationConfig> rotation;   ///< none: original coordinates
+  std::string fingerprint;                  ///< whatever else the ranks must agree on, as text
 };
 
 class Hook {
@@ -51,6 +55,16 @@ class Hook {
 
   /// Runs `task` between buckets on the worker thread and waits; for state. Not from a backward hook.
   void between_buckets(const std::function<void(Averager&)>& task);
+
+  /// The same for a collective task. What it throws, but for an ArgumentError, which all ranks get alike, leaves the
+  /// ranks out of step: later buckets are refused.
+  void together(const std::function<void(Averager&)>& task);
+
+  /// Multiplies all state, for a change of loss scale.
+  void scale_state(double factor);
+
+  /// Null if gradients are compressed in original coordinates. Between buckets only.
+  Rotation* rotation() { return rotation_.get(); }
 
   /// Collective: switches compression on or off on all ranks, or throws on all if they disagree.
   void set_enabled(bool enabled);
@@ -71,10 +85,14 @@ class Hook {
   int world_size() { return averager_.exchange().size(); }
 
  private:
+  void follow(const std::vector<HookParameter>& parameters, const PlannerConfig& config);
+  void average(std::span<const uint32_t> ids, View buffer, const BucketPlace& place);
   std::vector<uint32_t> identify(c10d::GradBucket& bucket) const;
 
   std::unordered_map<const c10::TensorImpl*, uint32_t> numbers_;
-  Averager averager_;  // worker thread only, but for stats()
+  std::vector<at::Tensor> positions_;  // the parameters, if the plan looks at them
+  Averager averager_;                  // worker thread only, but for stats()
+  std::unique_ptr<Rotation> rotation_;
   std::atomic<bool> enabled_{true};
   Pipeline pipeline_;  // last: joined before anything above goes
 };

@@ -86,6 +86,11 @@ std::string Pipeline::error() const {
   return error_;
 }
 
+void Pipeline::poison(const std::string& why) {
+  const std::lock_guard lock(mutex_);
+  if (error_.empty()) error_ = why;
+}
+
 void Pipeline::loop() {
   for (;;) {
     Job job;
@@ -110,10 +115,7 @@ void Pipeline::execute(Job& job) {
     job.task();
   } catch (...) {
     const std::string message = what(std::current_exception());
-    {
-      const std::lock_guard lock(mutex_);
-      error_ = message;
-    }
+    poison(message);
     error = runtime_error(concat("torch_smoothquant: averaging a bucket failed: ", message, "; ", kAdvice));
   }
   job.done(error);  // last touch: whoever waits for it may submit the next task or destroy what the task used

@@ -33,6 +33,9 @@ class Pipeline {
   /// close().
   void run(const Task& task);
 
+  /// What submit() does when a task throws, for who else finds the ranks out of step. The first reason stays.
+  void poison(const std::string& why);
+
   /// Lets the queue run empty, then joins the thread. Idempotent. Waits as long as the queued tasks take (a poisoned
   /// pipeline: not at all).
   void close();

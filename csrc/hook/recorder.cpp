@@ -67,6 +67,15 @@ void Recorder::sent(const Piece& piece, bool owner, uint64_t bytes, int level) {
   if (level >= 0) ++w.levels[level];
 }
 
+void Recorder::plan(const Planner& planner) {
+  const std::lock_guard lock(mutex_);
+  for (uint32_t id = 0; id < watched_.size(); ++id) {
+    const Planner::Planned planned = planner.planned(id).value_or(Planner::Planned());
+    watched_[id].bits = planned.bits;
+    watched_[id].weight = planned.weight;
+  }
+}
+
 void Recorder::watch(const Piece& piece, ConstView x, const States& states, bool before, bool now) {
   if (!now && states.progress(piece.parameter).steps % kWatchInterval != 0) return;
   const auto& names = states.names(Side::kWorker, piece.parameter);

@@ -9,6 +9,7 @@
 
 #include "common/clock.h"
 #include "exchange/exchange.h"
+#include "hook/planner.h"
 #include "hook/states.h"
 
 namespace tsq {
@@ -35,6 +36,8 @@ struct Watched {
   double gradient = 0;  ///< |x|^2
   double wanted = 0;    ///< |e + x|^2 or |x - h|^2: what was compressed
   double left = 0;      ///< |e|^2 or |x - h|^2 after: what compression left over
+  double bits = 0;      ///< average width where a plan gives one, else 0; and
+  double weight = 1;    ///< what an error costs there, relative to the mean over all planned parameters
 };
 
 /// Written by one thread, read by any.
@@ -56,6 +59,9 @@ class Recorder {
 
   /// A slice that was sent; level: below 0 if there is none to count.
   void sent(const Piece& piece, bool owner, uint64_t bytes, int level);
+
+  /// The widths of a plan.
+  void plan(const Planner& planner);
 
   /// The norms of a worker's slice around a send, in the steps in which they are looked at: every kWatchInterval, and
   /// `now`.

@@ -42,7 +42,7 @@ constexpr const char* kOwed = "owed";
 struct Progress {
   uint64_t steps = 0;            ///< how often it was averaged compressed
   bool fresh = true;             ///< all its state is zero, on all ranks
-  double rates[2] = {1.0, 1.0};  ///< EncodeKey::rate of the worker's and of the owner's messages
+  std::vector<double> rates[2];  ///< EncodeKey::rate of the worker's and of the owner's messages, by part; 1 beyond
 };
 
 class States {

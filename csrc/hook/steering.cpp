@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "common/error.h"
+#include "exchange/sealed.h"
 
 namespace tsq {
 
@@ -68,7 +69,7 @@ void Steering::end_step() {
 void Steering::decide() {
   const size_t world = static_cast<size_t>(exchange_.size()), buckets = known_.size();
   const size_t floats = 1 + window_.size() * (1 + kFields * buckets), bytes = 8 + 4 * floats;
-  std::vector<uint8_t> mine(bytes), all(bytes * world);
+  std::vector<uint8_t> mine(bytes);
   store<uint64_t>(mine.data(), digest_of(agreements_, window_.size(), policy_.plan()));
   uint8_t* at = mine.data() + 8;
   const auto put = [&](const void* values, size_t count) {
@@ -82,7 +83,7 @@ void Steering::decide() {
     put(step.buckets.data(), kFields * buckets);
   }
   const double begin = clock_();
-  exchange_.all_gather_uncounted(mine, all);
+  const std::vector<uint8_t> all = all_gather_sealed(exchange_, mine, Counted::kNo);
   latency_ = clock_() - begin;
 
   std::vector<std::vector<StepTiming>> ranks(world, std::vector<StepTiming>(window_.size()));

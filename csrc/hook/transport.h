@@ -1,13 +1,14 @@
 // Messages of one bucket through an exchange: fixed lengths as they are; lengths that depend on data are agreed first,
 // so that every rank takes the same branch, and everything is padded to the longest. A message of length 0 stands for
-// "nothing but skipped sections"; if all are, nothing travels.
+// "nothing but skipped sections"; if all are, nothing travels. Messages and lengths have seals (exchange/sealed.h),
+// which are made and checked here.
 #pragma once
 
 #include <span>
 #include <vector>
 
 #include "common/bytes.h"
-#include "exchange/exchange.h"
+#include "exchange/sealed.h"
 
 namespace tsq {
 
@@ -15,17 +16,23 @@ class Transport {
  public:
   explicit Transport(Exchange& exchange) : exchange_(exchange) {}
 
-  /// Everybody's message in rank order, valid until the next call. `mine` has limits[rank] bytes of room, `length` of
-  /// them written. limits: what each rank's may be at most (fixed: what it is). Throws WireError above that.
-  std::vector<Bytes> gather(Bytes mine, size_t length, std::span<const size_t> limits, bool fixed);
+  /// The memory that a message of at most `limit` bytes is written to: its seal goes behind it.
+  static constexpr size_t room(size_t limit) { return limit + kSealBytes; }
 
-  /// Everybody's message for the part that this rank owns. `mine`: one for every owner, each in room for limits[owner];
+  /// Everybody's message in rank order, valid until the next call. `mine` has room(limits[rank]) bytes, `length` of
+  /// them written. limits: what each rank's may be at most (fixed: what it is). Throws WireError, naming the sender,
+  /// above that and for what was altered on the way.
+  std::vector<Bytes> gather(MutableBytes mine, size_t length, std::span<const size_t> limits, bool fixed);
+
+  /// Everybody's message for the part that this rank owns. `mine`: one for every owner, each in room(limits[owner]);
   /// lengths: what of it was written.
-  std::vector<Bytes> to_owners(Bytes mine, std::span<const size_t> lengths, std::span<const size_t> limits, bool fixed);
+  std::vector<Bytes> to_owners(MutableBytes mine, std::span<const size_t> lengths, std::span<const size_t> limits,
+                               bool fixed);
 
   size_t buffer_bytes() const { return pack_.size() + receive_.size(); }
 
  private:
+  /// Every rank's numbers, rank after rank.
   std::vector<size_t> gather_lengths(std::span<const size_t> mine);
 
   Exchange& exchange_;

@@ -98,7 +98,7 @@ size_t AdaCGD::climb(const Errand& errand, Parts& out) const {
   }
   const TopK* last = sparse_[level - 1];
   if (last == nullptr || level == 1) return send_increment(*ladder_[level - 1], x, h, key, out) ? level : 0;
-  out.add(last->format(), last->send(kernels::Form::kShifted, x, h.data, key, selected[level - 1], out.room()).bytes);
+  out.add(*last, last->send(kernels::Form::kShifted, x, h.data, key, selected[level - 1], out.room()).bytes);
   return level;
 }
 
@@ -154,7 +154,7 @@ bool AdaCGD::try_entries(const TopK& c, const Errand& errand, Selection<S>& kept
   }
   if (left > allowed) return false;
   move(h);
-  out.add(c.format(), bytes);
+  out.add(c, bytes);
   return true;
 }
 

@@ -17,6 +17,9 @@ class Bidirectional final : public Mechanism {
 
   std::string spec() const override { return "Bidirectional(" + up_->spec() + ", " + down_->spec() + ")"; }
   const Compressor& compressor() const override { return up_->compressor(); }
+  const char* lacks_smoothness() const override {
+    return up_->lacks_smoothness() ? up_->lacks_smoothness() : down_->lacks_smoothness();
+  }
   size_t parts() const override { return up_->parts(); }
   std::vector<CompressorPtr> codecs(size_t part) const override { return up_->codecs(part); }
   bool starts_dense() const override { return up_->starts_dense(); }

@@ -6,16 +6,19 @@
 
 namespace tsq {
 
-Diana::Diana(const CompressorPtr& compressor, std::optional<double> alpha)
-    : EstimateReceiver(compressor->as_unbiased(), {"shift"}, Init::kZero), written_(compressor), alpha_(alpha) {
-  if (!this->compressor().class_of(4096).omega)
+Diana::Diana(const CompressorPtr& compressor, std::optional<double> alpha, std::string kind)
+    : EstimateReceiver(compressor->as_unbiased(), {"shift"}, Init::kZero),
+      written_(compressor),
+      alpha_(alpha),
+      kind_(std::move(kind)) {
+  if (!this->compressor().class_of(1 << 16).omega)
     throw ArgumentError(concat("DIANA: compressor: expected an unbiased one, got ", compressor->spec()));
   if (alpha && !(*alpha > 0 && *alpha <= 1))
     throw ArgumentError(concat("DIANA: alpha: expected in (0, 1], got ", *alpha));
 }
 
 std::string Diana::spec() const {
-  return "DIANA(" + written_->spec() + (alpha_ ? ", alpha=" + number_text(*alpha_) : "") + ")";
+  return "DIANA(" + written_->spec() + (alpha_ ? ", alpha=" + number_text(*alpha_) : "") + smoothness_text(kind_) + ")";
 }
 
 double Diana::alpha(size_t n, uint32_t world_size) const {

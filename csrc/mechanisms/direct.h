@@ -1,26 +1,32 @@
-// Direct (DCGD): every step sends C(gradient); no state. Source: compressed gradient descent, docs/algorithms.md.
+// Direct (DCGD): every step sends C(gradient); no state. Source: compressed gradient descent, docs/algorithms.md. With
+// a smoothness beside the spec it becomes DCGD+ (mechanisms/whitened.h).
 #pragma once
 
 #include "mechanisms/stateless.h"
+#include "mechanisms/whitening.h"
 
 namespace tsq {
 
 class Direct final : public StatelessReceiver {
  public:
-  explicit Direct(const CompressorPtr& compressor)
-      : StatelessReceiver(compressor->as_unbiased()), written_(compressor) {}
+  /// `kind`: of the smoothness that must be given; empty: none has to be.
+  explicit Direct(const CompressorPtr& compressor, std::string kind = {})
+      : StatelessReceiver(compressor->as_unbiased()), written_(compressor), kind_(std::move(kind)) {}
 
-  std::string spec() const override { return "Direct(" + written_->spec() + ")"; }
+  std::string spec() const override { return "Direct(" + written_->spec() + smoothness_text(kind_) + ")"; }
+  MechanismPtr with_smoothness(const SmoothnessSet& given) const override;
+  const char* lacks_smoothness() const override { return kind_.empty() ? nullptr : kind_.c_str(); }
 
   bool send(ConstView x, std::span<const View>, const StepKey& key, Parts& out) const override {
-    const Compressor::Encoded sent = compressor().encode(x, key.encode, out.room());
-    if (sent.finite) out.add(compressor().format(), sent.bytes);
+    const Compressor::Encoded sent = compressor().encode(x, out.keyed(key.encode), out.room());
+    if (sent.finite) out.add(compressor(), sent.bytes);
     return sent.finite;
   }
   bool retract(const Arrived&, ConstView, std::span<const View>) const override { return true; }
 
  private:
   CompressorPtr written_;  // as the user wrote it
+  std::string kind_;
 };
 
 }  // namespace tsq

@@ -9,12 +9,16 @@ namespace {
 
 void check_config(const EndpointConfig& config) {
   if (config.world_size == 0) throw ArgumentError("world_size: expected at least 1, got 0");
+  config.mechanism->check_numel(config.numel);
 }
 
 }  // namespace
 
 Sender::Sender(const EndpointConfig& config, uint32_t rank)
-    : config_(config), rank_(rank), state_(config.mechanism->state_names(), config.numel, config.dtype) {
+    : config_(config),
+      rank_(rank),
+      rates_(config.mechanism->parts(), 1.0),
+      state_(config.mechanism->state_names(), config.numel, config.dtype) {
   check_config(config);
   if (rank >= config.world_size)
     throw ArgumentError(concat("rank: expected less than world_size = ", config.world_size, ", got ", rank));
@@ -32,14 +36,17 @@ size_t Sender::send(ConstView x, MutableBytes out) {
   const Mechanism& mechanism = *config_.mechanism;
   wire::Writer writer(
       out, {.dtype = x.dtype, .sections = static_cast<uint32_t>(mechanism.parts()), .rank = rank_, .step = step_});
-  StepKey key{encode_key({.seed = config_.seed, .step = step_, .rank = rank_}, 0, config_.world_size), step_ == 0};
-  key.encode.rate = rate_;
-  Parts parts(x.numel, writer.payload());
+  const StepKey key{encode_key({.seed = config_.seed, .step = step_, .rank = rank_}, 0, config_.world_size),
+                    step_ == 0};
+  Parts parts(x.numel, writer.payload(), rates_);
   const bool sent = send_slice(mechanism, inspect(mechanism, x, state_.views()), x, state_.views(), key, parts);
   for (const wire::Section& section : parts.sections()) writer.add(section);
   level_ = sent ? parts.level() : -1;
-  if (const auto target = mechanism.compressor().target_bits(); sent && target && !parts.sections()[0].whole)
-    rate_ = next_rate(rate_, *target, x.numel, parts.bytes());
+  if (sent) {
+    std::vector<Aim> aims;
+    add_aims(parts.sections(), parts.targets(), aims);
+    next_rates(aims, rates_);
+  }
   ++step_;
   return writer.finish();
 }

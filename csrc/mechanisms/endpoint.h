@@ -60,9 +60,9 @@ class Sender {
   View state(size_t i) { return state_.views()[i]; }
   void set_step(uint64_t step) { step_ = step; }
 
-  /// What a rate-controlled compressor is told (EncodeKey::rate); part of the state.
-  double rate() const { return rate_; }
-  void set_rate(double rate) { rate_ = rate; }
+  /// What rate-controlled compressors are told (EncodeKey::rate), by part of the message; part of the state.
+  const std::vector<double>& rates() const { return rates_; }
+  void set_rates(std::vector<double> rates) { rates_ = std::move(rates); }
 
   /// Of the last message: which level of a ladder it was, -1 without levels.
   int level() const { return level_; }
@@ -71,7 +71,7 @@ class Sender {
   EndpointConfig config_;
   uint32_t rank_;
   uint64_t step_ = 0;
-  double rate_ = 1.0;
+  std::vector<double> rates_;
   int level_ = -1;
   StateVectors state_;
 };

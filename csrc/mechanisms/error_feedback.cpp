@@ -5,8 +5,8 @@
 namespace tsq {
 
 bool ErrorFeedback::send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const {
-  const Compressor::Encoded sent = compressor().encode_residual(x, state[0], key.encode, out.room());
-  if (sent.finite) out.add(compressor().format(), sent.bytes);
+  const Compressor::Encoded sent = compressor().encode_residual(x, state[0], out.keyed(key.encode), out.room());
+  if (sent.finite) out.add(compressor(), sent.bytes);
   return sent.finite;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/error.h"
 #include "mechanisms/vectors.h"
 
 namespace tsq {
@@ -17,6 +18,7 @@ void EstimateReceiver::receive(std::span<const Arrived> from, std::span<const Vi
     marked += a.non_finite();
     for (const wire::Section& s : a.sections) whole = whole || s.whole;
   }
+  if (!whole && marked == 0 && update_at_once(from, g, out)) return;
   if (whole) scale(g, marked_keep_their_share() ? marked : 0.0);  // in units of sums: divided below
   for (const Arrived& a : from) {
     if (a.non_finite()) continue;
@@ -27,6 +29,39 @@ void EstimateReceiver::receive(std::span<const Arrived> from, std::span<const Vi
   if (marked == 0) assign(out, g);
 }
 
+bool EstimateReceiver::moves_shift() const {
+  const auto has = [&](const char* name) { return std::ranges::count(state_names(), name) > 0; };
+  return has("shift") && !has("momentum");
+}
+
+void EstimateReceiver::check_part(const char* where, const Mechanism& other) const {
+  if (!other.moves_shift())
+    throw ArgumentError(
+        concat(where, ": expected EF21 (no momentum), LAG, CLAG, AdaCGD, ThreePC (variant 2 to 5) or Ada3PC, got ",
+               other.spec()));
+  if (init_ == Init::kZero && other.starts_dense())
+    throw ArgumentError(concat(where, ": expected init='zero' as around it, got ", other.spec()));
+}
+
+bool EstimateReceiver::update_at_once(std::span<const Arrived> from, View g, View out) const {
+  std::vector<Bytes> payloads;
+  const wire::Section* usual = nullptr;
+  for (const Arrived& a : from) {
+    for (size_t part = 0; part < a.sections.size(); ++part) {
+      const wire::Section& section = a.sections[part];
+      if (section.format.codec == wire::Codec::kNothing) continue;
+      if (usual == nullptr) usual = &section;
+      if (section.format != usual->format) return false;
+      payloads.push_back(a.payloads[part]);
+    }
+  }
+  if (usual == nullptr)
+    assign(out, g);
+  else
+    reader_of(*usual, compressor_)->decode_update(payloads, 1.0 / static_cast<double>(from.size()), g, out);
+  return true;
+}
+
 bool EstimateReceiver::send_whole(ConstView x, const StepKey& key, Parts& out) const {
   const Identity identity;
   out.add(identity.format(), identity.encode(x, key.encode, out.room()).bytes, /*whole=*/true);
@@ -35,9 +70,9 @@ bool EstimateReceiver::send_whole(ConstView x, const StepKey& key, Parts& out) c
 }
 
 bool EstimateReceiver::send_increment(const Compressor& c, ConstView x, View h, const EncodeKey& key, Parts& out) {
-  const Compressor::Encoded sent = c.encode_shifted(x, h, key, out.room());
+  const Compressor::Encoded sent = c.encode_shifted(x, h, out.keyed(key), out.room());
   if (!sent.finite) return false;
-  out.add(c.format(), sent.bytes);
+  out.add(c, sent.bytes);
   if (c.format().codec == wire::Codec::kRaw && x.dtype == h.dtype) assign(h, x);
   return true;
 }
@@ -46,10 +81,10 @@ bool EstimateReceiver::send_difference(const Compressor& c, ConstView x, ConstVi
                                        View to, double scale) {
   const ScratchVector moved(x.numel, y.dtype);  // what encode_shifted leaves in it is not wanted
   assign(moved.view(), y);
-  const Compressor::Encoded sent = c.encode_shifted(x, moved.view(), key, out.room());
+  const Compressor::Encoded sent = c.encode_shifted(x, moved.view(), out.keyed(key), out.room());
   if (!sent.finite) return false;
   if (to.data) c.decode_add(out.room().first(sent.bytes), x.dtype, scale, to);
-  out.add(c.format(), sent.bytes);
+  out.add(c, sent.bytes);
   return true;
 }
 

@@ -15,6 +15,7 @@ class EstimateReceiver : public Mechanism {
   const Compressor& compressor() const override { return *compressor_; }
   std::vector<CompressorPtr> codecs(size_t) const override { return {compressor_}; }
   bool starts_dense() const override { return init_ == Init::kDense; }
+  bool moves_shift() const override;
 
   /// Increments cannot be told from state: the hook says that its state is torn, and a checkpoint is needed.
   bool retract(const Arrived&, ConstView, std::span<const View>) const override { return false; }
@@ -41,11 +42,18 @@ class EstimateReceiver : public Mechanism {
   static bool send_difference(const Compressor& c, ConstView x, ConstView y, const EncodeKey& key, Parts& out,
                               View to = {}, double scale = 1.0);
 
+  /// Throws ArgumentError, beginning with `where`, unless `other` can do the step of a mechanism with this init.
+  void check_part(const char* where, const Mechanism& other) const;
+
   /// What a marked rank counts for when the others' vectors replace the estimate: its shift, which is zero at the
   /// first step (so nothing), or (MARINA, which has no shift) the old estimate.
   virtual bool marked_keep_their_share() const { return false; }
 
  private:
+  /// g += the mean of increments that are all of one format, or nothing, and out = g, in one sweep. False if they are
+  /// not; then nothing is done.
+  bool update_at_once(std::span<const Arrived> from, View g, View out) const;
+
   CompressorPtr compressor_;
   Init init_;
 };

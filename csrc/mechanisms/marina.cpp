@@ -8,7 +8,7 @@ namespace tsq {
 
 Marina::Marina(const CompressorPtr& compressor, double p)
     : EstimateReceiver(compressor->as_unbiased(), {"gradient"}, Init::kDense), written_(compressor), p_(p) {
-  if (!this->compressor().class_of(4096).omega)
+  if (!this->compressor().class_of(1 << 16).omega)
     throw ArgumentError(concat("MARINA: compressor: expected an unbiased one, got ", compressor->spec()));
   if (!(p > 0 && p <= 1)) throw ArgumentError(concat("MARINA: p: expected in (0, 1], got ", p));
 }

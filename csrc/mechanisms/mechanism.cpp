@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/error.h"
+
 namespace tsq {
 
 size_t Mechanism::max_bytes(size_t n, DType dtype, bool first) const {
@@ -37,6 +39,17 @@ size_t Mechanism::granularity() const {
 }
 
 std::optional<ThreePoint> Mechanism::three_point(size_t, uint32_t) const { return std::nullopt; }
+
+MechanismPtr Mechanism::with_smoothness(const SmoothnessSet&) const {
+  throw ArgumentError(concat("smoothness: expected none for ", spec(), ": Direct and DIANA take one"));
+}
+
+void Mechanism::check_numel(size_t n) const {
+  if (const char* const kind = lacks_smoothness())
+    throw ArgumentError(concat("smoothness: expected one of kind '", kind, "' for ", spec(), ", got none"));
+  for (size_t part = 0; part < parts(); ++part)
+    for (const CompressorPtr& c : codecs(part)) c->check_numel(n);
+}
 
 bool any_non_finite(std::span<const Arrived> from) {
   return std::any_of(from.begin(), from.end(), [](const Arrived& a) { return a.non_finite(); });

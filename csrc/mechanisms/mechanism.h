@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "compressors/compressor.h"
+#include "smoothness/smoothness.h"
 
 namespace tsq {
 
@@ -26,12 +27,23 @@ struct StepKey {
 /// The sections that a sender writes for one slice, front to back. Does not own the memory.
 class Parts {
  public:
-  Parts(size_t numel, MutableBytes out) : numel_(numel), out_(out) {}
+  /// rates: EncodeKey::rate by section, 1 for those beyond; must outlive this.
+  Parts(size_t numel, MutableBytes out, std::span<const double> rates = {}) : numel_(numel), out_(out), rates_(rates) {}
 
   /// Where the next payload goes: all that is left.
   MutableBytes room() const { return out_.subspan(used_); }
 
-  /// Adds the section whose `bytes` bytes were written to room().
+  /// The key that the next section is encoded with.
+  EncodeKey keyed(EncodeKey key) const {
+    if (sections_.size() < rates_.size()) key.rate = rates_[sections_.size()];
+    return key;
+  }
+
+  /// Adds the section whose `bytes` bytes were written to room(), by this compressor.
+  void add(const Compressor& c, size_t bytes) {
+    add(c.format(), bytes);
+    targets_.back() = c.target_bits();
+  }
   void add(const wire::Format& format, size_t bytes, bool whole = false) {
     wire::Section section;
     section.format = format;
@@ -39,6 +51,7 @@ class Parts {
     section.numel = numel_;
     section.bytes = bytes;
     sections_.push_back(section);
+    targets_.push_back(std::nullopt);
     used_ += bytes;
   }
   /// Which level of a ladder was sent, 0 for none: for statistics.
@@ -46,10 +59,12 @@ class Parts {
   int level() const { return level_; }  ///< -1: the mechanism has no levels
 
   void skip() { add({.codec = wire::Codec::kNothing}, 0); }
-  void clear() { sections_.clear(), used_ = 0; }
+  void clear() { sections_.clear(), targets_.clear(), used_ = 0; }
 
   std::vector<wire::Section>& sections() { return sections_; }
   const std::vector<wire::Section>& sections() const { return sections_; }
+  /// By section: the bits per element that its compressor aims at; none: it does not aim.
+  const std::vector<std::optional<double>>& targets() const { return targets_; }
   size_t bytes() const { return used_; }
   size_t numel() const { return numel_; }
   Bytes payload() const { return out_.first(used_); }
@@ -57,9 +72,11 @@ class Parts {
  private:
   size_t numel_;
   MutableBytes out_;
+  std::span<const double> rates_;
   size_t used_ = 0;
   int level_ = -1;
   std::vector<wire::Section> sections_;
+  std::vector<std::optional<double>> targets_;  // by section
 };
 
 /// What has arrived from one rank for one slice: parts() sections and their payloads, checked.
@@ -74,9 +91,30 @@ struct ThreePoint {
   double A = 1, B = 0;
 };
 
+/// What is known of the workers' losses on a vector of numel elements: one smoothness that is common to all ranks (or,
+/// for a sender, its own), or one per rank.
+struct SmoothnessSet {
+  std::vector<SmoothnessPtr> of_rank;
+  size_t numel = 0;
+  uint32_t world_size = 1;
+};
+
+class Mechanism;
+using MechanismPtr = std::shared_ptr<const Mechanism>;
+
 class Mechanism {
  public:
   virtual ~Mechanism() = default;
+
+  /// This mechanism for whole vectors of given.numel elements and losses of known smoothness. Throws ArgumentError if
+  /// it takes none, if a smoothness is of another size, or if there are neither one nor world_size of them.
+  virtual MechanismPtr with_smoothness(const SmoothnessSet& given) const;
+
+  /// The kind of smoothness that its spec asks for and that it still lacks; null: none.
+  virtual const char* lacks_smoothness() const { return nullptr; }
+
+  /// Throws ArgumentError if vectors of n elements cannot be sent.
+  void check_numel(size_t n) const;
 
   /// The spec that parses back to this mechanism.
   virtual std::string spec() const = 0;
@@ -132,6 +170,10 @@ class Mechanism {
   virtual void receive(std::span<const Arrived> from, std::span<const View> state, const StepKey& key,
                        View out) const = 0;
 
+  // ---- as a part of another mechanism
+  /// True if what it sends is what its "shift" moves by: ThreePC and Ada3PC are made of such.
+  virtual bool moves_shift() const { return false; }
+
   // ---- theory
   /// A and B on n elements and world_size ranks, for mechanisms that are three point compressors.
   virtual std::optional<ThreePoint> three_point(size_t n, uint32_t world_size) const;
@@ -143,8 +185,6 @@ class Mechanism {
  private:
   std::vector<std::string> state_names_, receiver_names_;
 };
-
-using MechanismPtr = std::shared_ptr<const Mechanism>;
 
 /// True if any of them is marked.
 bool any_non_finite(std::span<const Arrived> from);

@@ -5,6 +5,7 @@
 
 #include "common/error.h"
 #include "compressors/registry.h"
+#include "mechanisms/ada3pc.h"
 #include "mechanisms/adacgd.h"
 #include "mechanisms/bidirectional.h"
 #include "mechanisms/diana.h"
@@ -53,6 +54,19 @@ MechanismPtr make_around(std::string_view text, const Value& call) {
   return build<M>(text, call, compressor);
 }
 
+/// The kind of smoothness that has to be given beside the spec; "" for None.
+std::string smoothness_of(Arguments& arguments) {
+  return arguments.choice("smoothness", {"scalar", "diagonal", "block", "matrix"}).value_or("");
+}
+
+MechanismPtr make_direct(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"compressor", "smoothness"});
+  const CompressorPtr compressor = make_compressor(text, arguments.call("compressor"));
+  const std::string kind = smoothness_of(arguments);
+  arguments.finish();
+  return build<Direct>(text, call, compressor, kind);
+}
+
 MechanismPtr make_ef21(std::string_view text, const Value& call) {
   Arguments arguments(text, call, {"compressor", "momentum", "init"});
   const CompressorPtr compressor = make_compressor(text, arguments.call("compressor"));
@@ -90,6 +104,31 @@ MechanismPtr make_adacgd(std::string_view text, const Value& call) {
   return build<AdaCGD>(text, call, ladder, zeta, init);
 }
 
+Condition make_condition(std::string_view text, const Value& value) {
+  const auto kind = value.kind == Value::Kind::kCall ? condition_kind(value.text) : std::nullopt;
+  if (!kind)
+    throw_spec(text, value.column, concat("unknown condition ", to_string(value), "; conditions: ", condition_names()));
+  if (*kind == Condition::Kind::kAlways) {
+    Arguments(text, value, {}).finish();
+    return Condition(*kind);
+  }
+  Arguments arguments(text, value, {"zeta"});
+  const double zeta = required(value, text, "zeta", arguments.number("zeta", 0, kLargest));
+  arguments.finish();
+  return Condition(*kind, zeta);
+}
+
+MechanismPtr make_ada3pc(std::string_view text, const Value& call) {
+  Arguments arguments(text, call, {"mechanisms", "conditions", "init"});
+  std::vector<MechanismPtr> levels;
+  for (const Value& item : arguments.list("mechanisms")) levels.push_back(make_mechanism(text, item));
+  std::vector<Condition> conditions;
+  for (const Value& item : arguments.list("conditions")) conditions.push_back(make_condition(text, item));
+  const Init init = init_of(arguments);
+  arguments.finish();
+  return build<Ada3PC>(text, call, levels, conditions, init);
+}
+
 MechanismPtr make_three_pc(std::string_view text, const Value& call) {
   Arguments arguments(text, call, {"compressor", "variant", "second", "p", "init"});
   const CompressorPtr compressor = make_compressor(text, arguments.call("compressor"));
@@ -116,11 +155,12 @@ MechanismPtr make_marina(std::string_view text, const Value& call) {
 }
 
 MechanismPtr make_diana(std::string_view text, const Value& call) {
-  Arguments arguments(text, call, {"compressor", "alpha"});
+  Arguments arguments(text, call, {"compressor", "alpha", "smoothness"});
   const CompressorPtr compressor = make_compressor(text, arguments.call("compressor"));
   const auto alpha = arguments.fraction("alpha");
+  const std::string kind = smoothness_of(arguments);
   arguments.finish();
-  return build<Diana>(text, call, compressor, alpha);
+  return build<Diana>(text, call, compressor, alpha, kind);
 }
 
 MechanismPtr make_bidirectional(std::string_view text, const Value& call) {
@@ -135,11 +175,12 @@ using Factory = MechanismPtr (*)(std::string_view, const Value&);
 
 const std::map<std::string, Factory, std::less<>>& factories() {
   static const std::map<std::string, Factory, std::less<>> table = {
+      {"Ada3PC", make_ada3pc},
       {"AdaCGD", make_adacgd},
       {"Bidirectional", make_bidirectional},
       {"CLAG", make_clag},
       {"DIANA", make_diana},
-      {"Direct", make_around<Direct>},
+      {"Direct", make_direct},
       {"EF21", make_ef21},
       {"ErrorFeedback", make_around<ErrorFeedback>},
       {"LAG", make_lag},
@@ -165,6 +206,13 @@ std::string mechanism_names() {
   std::string out;
   for (const auto& [name, factory] : factories()) out += (out.empty() ? "" : ", ") + name;
   return out;
+}
+
+std::string canonical_spec(std::string_view text) {
+  const Value value = parse_expression(text);
+  if (value.kind == Value::Kind::kCall && condition_kind(value.text)) return make_condition(text, value).spec();
+  if (value.kind == Value::Kind::kCall && is_compressor(value.text)) return make_compressor(text, value)->spec();
+  return make_mechanism(text, value)->spec();
 }
 
 MechanismPtr parse_mechanism(std::string_view text) { return make_mechanism(text, parse_expression(text)); }

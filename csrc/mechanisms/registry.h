@@ -10,6 +10,10 @@ namespace tsq {
 /// "Direct, ErrorFeedback": for error messages.
 std::string mechanism_names();
 
+/// The text of a spec, or of a part of one (a compressor, a condition), with its arguments in order and without
+/// defaults. Throws SpecError that shows the column.
+std::string canonical_spec(std::string_view text);
+
 /// Parses a spec. Throws SpecError that shows the column.
 MechanismPtr parse_mechanism(std::string_view text);
 

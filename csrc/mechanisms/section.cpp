@@ -104,10 +104,23 @@ bool receive_slice(const Mechanism& mechanism, std::span<const Arrived> from, st
   return false;
 }
 
-double next_rate(double rate, double target_bits, size_t numel, size_t bytes) {
-  const double wanted = target_bits * static_cast<double>(numel), got = 8.0 * static_cast<double>(bytes);
-  if (got < 0.1 * wanted || wanted == 0) return rate;
-  return std::clamp(rate * std::clamp(std::sqrt(wanted / got), 0.8, 1.25), 0.1, 10.0);
+void add_aims(std::span<const wire::Section> sections, std::span<const std::optional<double>> targets,
+              std::vector<Aim>& aims) {
+  aims.resize(std::max(aims.size(), sections.size()));
+  for (size_t part = 0; part < sections.size(); ++part) {
+    if (!targets[part] || sections[part].whole) continue;
+    aims[part].wanted_bits += *targets[part] * static_cast<double>(sections[part].numel);
+    aims[part].bytes += sections[part].bytes;
+  }
+}
+
+void next_rates(std::span<const Aim> aims, std::vector<double>& rates) {
+  if (rates.size() < aims.size()) rates.resize(aims.size(), 1.0);
+  for (size_t part = 0; part < aims.size(); ++part) {
+    const double wanted = aims[part].wanted_bits, got = 8.0 * static_cast<double>(aims[part].bytes);
+    if (got < 0.1 * wanted || wanted == 0) continue;
+    rates[part] = std::clamp(rates[part] * std::clamp(std::sqrt(wanted / got), 0.8, 1.25), 0.1, 10.0);
+  }
 }
 
 }  // namespace tsq

@@ -38,8 +38,18 @@ Arrived arrived(const wire::Message& message, size_t index, const Mechanism& mec
 bool receive_slice(const Mechanism& mechanism, std::span<const Arrived> from, std::span<const View> state,
                    const StepKey& key, View out);
 
-/// EncodeKey::rate for the next step: moves `rate` so that messages of `numel` elements that took `bytes` come to
-/// `target_bits` per element. Ignores nearly empty messages.
-double next_rate(double rate, double target_bits, size_t numel, size_t bytes);
+/// What the sections of one part aimed at and took, over all slices of a parameter.
+struct Aim {
+  double wanted_bits = 0;
+  size_t bytes = 0;
+};
+
+/// Adds what was sent of a slice to `aims`, by part. Whole vectors and skipped parts aim at nothing.
+void add_aims(std::span<const wire::Section> sections, std::span<const std::optional<double>> targets,
+              std::vector<Aim>& aims);
+
+/// EncodeKey::rate by part, moved so that the next step comes to what was wanted. `rates` grows to the number of parts,
+/// by ones. Nearly empty messages say nothing.
+void next_rates(std::span<const Aim> aims, std::vector<double>& rates);
 
 }  // namespace tsq

@@ -1,9 +1,12 @@
 #include "mechanisms/theory.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "common/error.h"
 #include "mechanisms/bidirectional.h"
+#include "mechanisms/diana.h"
+#include "mechanisms/direct.h"
 #include "mechanisms/error_feedback.h"
 
 namespace tsq {
@@ -33,6 +36,38 @@ double safe_step(const Mechanism& mechanism, double l_minus, double l_plus, size
   }
   const ThreePoint c = constants_of(mechanism, n, world_size);
   return 1 / (l_minus + l_plus * std::sqrt(c.B / c.A));
+}
+
+std::vector<Noise> noise_of(const Mechanism& mechanism, const SmoothnessSet& given, bool plus) {
+  const bool shifts = dynamic_cast<const Diana*>(&mechanism) != nullptr;
+  if (!shifts && !dynamic_cast<const Direct*>(&mechanism))
+    throw ArgumentError("convex_step: expected Direct or DIANA, got " + mechanism.spec());
+  const CompressorPtr c = mechanism.compressor().as_unbiased();
+  std::vector<Noise> out;
+  const Whitening whitening(c, given, "", shifts);
+  for (const Whitening::Side& side : whitening.sides()) {
+    const Compressor& used = plus ? *side.compressor : *c;
+    const auto omega = used.class_of(given.numel, given.world_size).omega;
+    const auto script = plus    ? used.script_L(*side.smoothness, given.numel, given.world_size)
+                        : omega ? std::optional(*omega * side.smoothness->lambda_max())
+                                : std::nullopt;
+    if (!omega || !script) throw ArgumentError("convex_step: no constants are known for " + mechanism.spec());
+    out.push_back({*omega, *script});
+  }
+  return out;
+}
+
+double convex_step(const Mechanism& mechanism, const SmoothnessSet& given, bool plus) {
+  double script = 0, mu = HUGE_VAL;
+  for (const Noise& noise : noise_of(mechanism, given, plus)) script = std::max(script, noise.script_L);
+  for (const SmoothnessPtr& s : given.of_rank) mu = std::min(mu, s->mu());
+  const double factor = dynamic_cast<const Diana*>(&mechanism) ? 6 : 2;
+  const double L = lambda_max_of_mean(given.of_rank, given.numel);
+  if (mu > L * (1 + 1e-9))
+    throw ArgumentError(
+        concat("convex_step: smoothness: mu: expected at most lambda_max of the mean = ", L, ", got ", mu));
+  if (!(L > 0)) throw ArgumentError("convex_step: smoothness: expected one that is not 0");
+  return (mu > 0 ? 1.0 : 0.5) / (L + factor * script / static_cast<double>(given.world_size));
 }
 
 }  // namespace tsq

@@ -13,4 +13,19 @@ namespace tsq {
 /// Throws ArgumentError if the constants are unknown or an argument is not positive.
 double safe_step(const Mechanism& mechanism, double l_minus, double l_plus, size_t n, uint32_t world_size);
 
+/// What theory knows of one rank's noise under Direct or DIANA: omega of the compressor, and script-L in the metric of
+/// its smoothness; both fitted to it with `plus` (DCGD+, DIANA+), else of the compressor as it is, script-L = omega
+/// lambda_max.
+struct Noise {
+  double omega = 0, script_L = 0;
+};
+/// One per smoothness. Throws ArgumentError unless the mechanism is Direct or DIANA around an unbiased compressor with
+/// known constants.
+std::vector<Noise> noise_of(const Mechanism& mechanism, const SmoothnessSet& given, bool plus);
+
+/// The step size up to which convex theory holds (docs/smoothness.md), L = lambda_max of the mean smoothness, n ranks:
+///   Direct  1 / (L + 2 max script-L / n)         DIANA  1 / (L + 6 max script-L / n)
+/// and half of it where a smoothness states no strong convexity. Throws as noise_of.
+double convex_step(const Mechanism& mechanism, const SmoothnessSet& given, bool plus);
+
 }  // namespace tsq

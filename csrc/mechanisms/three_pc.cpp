@@ -33,10 +33,7 @@ void check(const ThreePC::Config& c) {
   if ((c.variant == 3) != bool(c.inner)) fail(c.inner ? "no inner mechanism" : "second= with a mechanism");
   if ((c.variant == 5) != c.p.has_value()) fail(c.p ? "no p" : "p= with a probability");
   if (c.p && !(*c.p > 0 && *c.p <= 1)) throw ArgumentError(concat("ThreePC: p: expected in (0, 1], got ", *c.p));
-  if (c.inner && (c.inner->state_names().empty() || c.inner->state_names()[0] != "shift" ||
-                  std::ranges::count(c.inner->state_names(), "momentum")))
-    fail("second= with EF21 (no momentum), LAG, CLAG or ThreePC");
-  if (c.variant == 2 && !c.second->as_unbiased()->class_of(4096).omega)
+  if (c.variant == 2 && !c.second->as_unbiased()->class_of(1 << 16).omega)
     throw ArgumentError(concat("ThreePC: second: expected an unbiased compressor, got ", c.second->spec()));
 }
 
@@ -47,6 +44,7 @@ ThreePC::ThreePC(const CompressorPtr& compressor, const Config& config)
       written_(compressor),
       config_(config) {
   check(config);
+  if (config.inner) check_part("ThreePC: variant 3: second", *config.inner);
   if (config.second) second_ = config.variant == 2 ? config.second->as_unbiased() : config.second->as_contractive();
 }
 
@@ -93,9 +91,9 @@ bool ThreePC::send_around_previous(ConstView x, View y, const StepKey& key, Part
   assign(previous.view(), y);  // it came from a gradient of this dtype: exact
   const Identity identity;
   out.add(identity.format(), identity.encode(previous.view(), key.encode, out.room()).bytes, /*whole=*/true);
-  const Compressor::Encoded sent = compressor().encode_shifted(x, y, key.encode, out.room());
+  const Compressor::Encoded sent = compressor().encode_shifted(x, y, out.keyed(key.encode), out.room());
   if (!sent.finite) return false;
-  out.add(compressor().format(), sent.bytes);
+  out.add(compressor(), sent.bytes);
   assign(y, x);
   return true;
 }

@@ -3,8 +3,8 @@
 //   1   y + c(x - y)                                        3PC(1, 1 - alpha): idealised, y travels too
 //   2   b = h + q(x - y);        b + c(x - b)               3PC(alpha, (1 - alpha) omega), q = second, unbiased
 //   3   b = second_{h,y}(x);     b + c(x - b)               3PC(1 - (1-alpha)(1-A), (1-alpha) B), second 3PC(A, B)
-//   4   b = h + c2(x - h);       b + c(x - b)               as EF21 with 1 - alpha = (1-alpha_1)(1-alpha_2), c2 =
-//   second 5   x with probability p, else h + c(x - y)             3PC(S(p), (1-p)(1-alpha)/S(p)); the coin is shared
+//   4   b = h + c2(x - h);       b + c(x - b)               as EF21, 1 - alpha = (1-alpha_1)(1-alpha_2); c2 = second
+//   5   x with probability p, else h + c(x - y)             3PC(S(p), (1-p)(1-alpha)/S(p)); the coin is shared
 // docs/algorithms.md.
 #pragma once
 
@@ -17,7 +17,7 @@ class ThreePC final : public EstimateReceiver {
   struct Config {
     int variant = 2;
     CompressorPtr second;     ///< variants 2 and 4
-    MechanismPtr inner;       ///< variant 3: EF21 without momentum, LAG, CLAG or ThreePC
+    MechanismPtr inner;       ///< variant 3: one that moves_shift()
     std::optional<double> p;  ///< variant 5, in (0, 1]
     Init init = Init::kDense;
   };

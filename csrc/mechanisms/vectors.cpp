@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/convert.h"
+#include "kernels/sums.h"
 
 namespace tsq {
 
@@ -45,6 +46,18 @@ void add_squares(size_t begin, size_t end, const Term& term, T* to) {
     lanes[i - full] += v * v;
   }
   std::copy_n(lanes, kLanes, to);
+}
+
+/// i -> x_i - h_i in float.
+struct FloatDifference {
+  const float *x, *h;
+  float operator()(size_t i) const { return x[i] - h[i]; }
+};
+
+void add_squares(size_t begin, size_t end, const FloatDifference& term, float* to) {
+  const size_t full = (end - begin) / kLanes * kLanes;
+  kernels::add_square_distances(term.x + begin, term.h + begin, full, to);
+  for (size_t i = begin + full; i < end; ++i) to[i - begin - full] += term(i) * term(i);
 }
 
 template <class T>
@@ -90,7 +103,10 @@ std::array<double, sizeof...(Term)> careful_sums_of_squares(size_t n, const Term
 template <class E>
 auto difference(ConstView x, ConstView h) {
   using S = typename E::State;
-  return [data = x.data, shift = h.as<S>()](size_t i) { return static_cast<S>(E::load(data, i) - shift[i]); };
+  if constexpr (std::is_same_v<E, Element<DType::kFloat32>>)
+    return FloatDifference{x.as<float>(), h.as<float>()};
+  else
+    return [data = x.data, shift = h.as<S>()](size_t i) { return static_cast<S>(E::load(data, i) - shift[i]); };
 }
 
 }  // namespace
@@ -100,20 +116,6 @@ ScratchVector::ScratchVector(size_t numel, DType dtype)
 
 ScratchVector::~ScratchVector() {
   if (pool().size() < kPooled) pool().push_back(std::move(buffer_));
-}
-
-void assign(View to, ConstView x) {
-  if (to.dtype == x.dtype) {
-    if (x.numel) std::memcpy(to.data, x.data, x.numel * size_of(x.dtype));
-    return;
-  }
-  with_element(to.dtype, [&](auto to_element) {
-    using T = decltype(to_element);
-    with_element(x.dtype, [&](auto element) {
-      for (size_t i = 0; i < x.numel; ++i)
-        T::store(to.data, i, static_cast<typename T::State>(decltype(element)::load(x.data, i)));
-    });
-  });
 }
 
 void clear(View to) {

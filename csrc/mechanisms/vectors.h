@@ -3,7 +3,7 @@
 #pragma once
 
 #include "common/buffer.h"
-#include "common/dtype.h"
+#include "common/convert.h"
 
 namespace tsq {
 
@@ -21,9 +21,6 @@ class ScratchVector {
   DType dtype_;
   size_t numel_;
 };
-
-/// to = x, converted to `to`'s dtype (rounded to nearest even where that is narrower).
-void assign(View to, ConstView x);
 
 /// to = 0.
 void clear(View to);

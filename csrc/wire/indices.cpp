@@ -5,6 +5,7 @@
 #include <cassert>
 
 #include "common/error.h"
+#include "common/parallel.h"
 
 namespace tsq::wire {
 
@@ -158,27 +159,36 @@ IndexExtent index_extent(Bytes in, uint64_t n) {
 
 IndexExtent check_indices(Bytes in, uint64_t n) {
   const IndexExtent extent = index_extent(in, n);
-  uint16_t positions[kSegment];
-  size_t at = 2 * segment_count(n);
-  for (uint64_t s = 0; s < segment_count(n); ++s) {
-    const uint16_t head = head_at(in, s);
-    const size_t u = segment_length(n, s);
-    if (!decode_body(head, in.data() + at, u, positions))
-      throw_wire("payload", "ascending indices, as many as their head says", concat("others in segment ", s));
-    at += body_bytes(head, u);
-  }
+  parallel_for(0, segment_count(n), 4, [&](size_t first, size_t end) {
+    IndexReader reader(in, n);
+    reader.skip(first);
+    uint16_t positions[kSegment];
+    for (size_t s = first; s < end; ++s)
+      if (!reader.checked_next(positions))
+        throw_wire("payload", "ascending indices, as many as their head says", concat("others in segment ", s));
+  });
   return extent;
 }
 
 IndexReader::IndexReader(Bytes in, uint64_t n)
     : in_(in), n_(n), extent_(index_extent(in, n)), at_(static_cast<size_t>(2 * segment_count(n))) {}
 
-size_t IndexReader::next(uint16_t (&positions)[kSegment]) {
+size_t IndexReader::skip(uint64_t segment) {
+  size_t before = 0;
+  for (; segment_ < segment; ++segment_) {
+    const uint16_t head = head_at(in_, segment_);
+    before += head & ~kBitmap;
+    at_ += body_bytes(head, segment_length(n_, segment_));
+  }
+  return before;
+}
+
+std::optional<size_t> IndexReader::checked_next(uint16_t (&positions)[kSegment]) {
   const uint16_t head = head_at(in_, segment_);
   const size_t u = segment_length(n_, segment_++);
   const bool legal = decode_body(head, in_.data() + at_, u, positions);
   at_ += body_bytes(head, u);
-  return legal ? head & ~kBitmap : 0;
+  return legal ? std::optional<size_t>(head & ~kBitmap) : std::nullopt;
 }
 
 }  // namespace tsq::wire

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "common/bytes.h"
@@ -47,9 +48,15 @@ class IndexReader {
   uint64_t total() const { return extent_.count; }
   uint64_t bytes() const { return extent_.bytes; }
 
+  /// Goes to `segment`, from the first one; returns how many positions lie before it.
+  size_t skip(uint64_t segment);
+
   /// Writes the next segment's positions, relative to its first element, ascending; returns their number. To be called
   /// at most segment_count(n) times.
-  size_t next(uint16_t (&positions)[kSegment]);
+  size_t next(uint16_t (&positions)[kSegment]) { return checked_next(positions).value_or(0); }
+
+  /// The same of a coding that has only passed index_extent; none if the segment is not legal.
+  std::optional<size_t> checked_next(uint16_t (&positions)[kSegment]);
 
  private:
   Bytes in_;

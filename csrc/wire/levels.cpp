@@ -167,6 +167,11 @@ uint64_t level_bytes(Bytes in, uint64_t n, int width) {
   return bytes;
 }
 
+void LevelReader::skip(uint64_t segment) {
+  for (; segment_ < segment; ++segment_)
+    at_ += body_bytes(load<uint32_t>(in_.data() + 4 * segment_), segment_length(n_, segment_), width_);
+}
+
 bool LevelReader::next(int16_t* levels) {
   const uint32_t head = load<uint32_t>(in_.data() + 4 * segment_);
   const size_t u = segment_length(n_, segment_++), bytes = body_bytes(head, u, width_);

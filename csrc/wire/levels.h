@@ -48,6 +48,9 @@ class LevelReader {
  public:
   LevelReader(Bytes in, uint64_t n, int width) : in_(in), n_(n), width_(width), at_(4 * level_segments(n)) {}
 
+  /// Goes to `segment`, from the first one.
+  void skip(uint64_t segment);
+
   /// Writes the next segment's levels; false if its body is illegal. `levels` has kLevelSegment places.
   bool next(int16_t* levels);
 

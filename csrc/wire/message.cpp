@@ -46,14 +46,17 @@ struct Fields {
   bool has_values = false;  ///< the variant's lowest bits are a ValueCoding, and bits and block belong to it
   uint32_t max_block = 4096;
   bool block_optional = false;  ///< 0 is legal too
+  bool block_counts = false;    ///< the block is a number of blocks, 1 to max_block
 };
 
 constexpr Fields kLevels{2, 16, 0, true, false, 65536, true};
 constexpr Fields kPowers{2, 6, 0, true, false, 65536, true};
 
+constexpr Fields kSteps{0, 0, kBFloat16Steps, true, false, 65536, false, true};
+
 constexpr Fields kFields[] = {
     {0, 0, 0, false},                                   // Codec::kRaw
-    {1, 8, kFit | kBFloat16Scales, true},               // Codec::kQuantizer
+    {0, 8, kFit | kBFloat16Scales, true},               // Codec::kQuantizer
     {1, 1, kBFloat16Scales, true},                      // Codec::kSign
     {2, 2, kBFloat16Scales, true},                      // Codec::kTernary
     {0, 0, 0, false},                                   // Codec::kNatural
@@ -65,6 +68,7 @@ constexpr Fields kFields[] = {
     kPowers,                                            // Codec::kNaturalDithering
     {0, 0, 3, false},                                   // Codec::kCast
     {0, 0, 0, false},                                   // Codec::kNothing
+    kSteps,                                             // Codec::kSteppedLevels
 };
 constexpr int kCodecCount = static_cast<int>(std::size(kFields));
 
@@ -80,7 +84,10 @@ Section read_section(const uint8_t* p) {
   if (p[2] < fields.min_bits || p[2] > fields.max_bits)
     throw_wire("bits", concat(int{fields.min_bits}, " to ", int{fields.max_bits}), int{p[2]});
   const bool none = fields.block_optional && block == 0;
-  if (fields.has_block && !none && (block < 32 || block > fields.max_block || !std::has_single_bit(block)))
+  if (fields.block_counts && (block < 1 || block > fields.max_block))
+    throw_wire("block", concat("1 to ", fields.max_block), block);
+  if (fields.has_block && !none && !fields.block_counts &&
+      (block < 32 || block > fields.max_block || !std::has_single_bit(block)))
     throw_wire("block", concat(fields.block_optional ? "0 or " : "", "a power of two from 32 to ", fields.max_block),
                block);
   if (!fields.has_block && block != 0) throw_wire("block", 0, block);

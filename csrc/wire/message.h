@@ -28,12 +28,17 @@ enum class Codec : uint8_t {
   kDithering = 9,
   kNaturalDithering = 10,
   kCast = 11,
-  kNothing = 12,  ///< no payload: zeros, where a mechanism skips
+  kNothing = 12,        ///< no payload: zeros, where a mechanism skips
+  kSteppedLevels = 13,  ///< levels of one step per block
 };
+/// Format::bits of codec 1 where every run of blocks has its own.
+constexpr uint8_t kMixedWidths = 0;
 /// Format::variant of codec 1, bit 0.
 enum Levels : uint8_t { kUnbiased = 0, kFit = 1 };
 /// Format::variant of codecs 1 to 3, bit 1: scales of 2 bytes.
 constexpr uint8_t kBFloat16Scales = 2;
+/// Format::variant of codec 13, bit 0: steps of 2 bytes.
+constexpr uint8_t kBFloat16Steps = 1;
 /// Format::variant of codecs 6 and 7, bits 0 to 2: how the values are coded. From kQuantizedValues on, by a quantizer:
 /// kQuantizedValues + the variant of codec 1.
 enum ValueCoding : uint8_t {

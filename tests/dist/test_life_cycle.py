@@ -16,6 +16,7 @@ import torch_smoothquant as tsq
 MECHANISMS = [
     "EF21(TopK(ratio=0.1))", "EF21(Quantizer(bits=4), init='zero')", "EF21(TopK(ratio=0.1), momentum=0.3)", "LAG(1.0)",
     "CLAG(TopK(ratio=0.2), 1.0)", "AdaCGD([TopK(ratio=0.02), TopK(ratio=0.1), TopK(ratio=0.3)])",
+    "Ada3PC([LAG(0.5), EF21(TopK(ratio=0.05)), ThreePC(Quantizer(bits=4), variant=4, second=TopK(ratio=0.1))], [Near(0.5), Accurate(1.0)])",
     "ThreePC(TopK(ratio=0.1), variant=1)", "ThreePC(TopK(ratio=0.1), variant=2, second=Quantizer(bits=4))",
     "ThreePC(TopK(ratio=0.1), variant=3, second=LAG(1.0))", "ThreePC(TopK(ratio=0.1), variant=4, second=Quantizer(bits=2))",
     "ThreePC(TopK(ratio=0.1), variant=5, p=0.3)", "MARINA(Quantizer(bits=4), p=0.3)", "DIANA(Quantizer(bits=4))",

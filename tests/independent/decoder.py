@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .dense import cast, dithering, natural, nothing, quantizer, raw
+from .dense import cast, dithering, natural, nothing, quantizer, raw, stepped
 from .elements import DTYPES, DType, Illegal, Section, TooLarge, require
 from .sparse import sparse_sign, sparse_vector, subset
 from .uniform import uniform
@@ -34,7 +34,7 @@ class Codec(NamedTuple):
 BLOCKS, DITHERING_BLOCKS = range(5, 13), range(5, 17)
 CODECS = {
     0: Codec(raw),
-    1: Codec(quantizer, range(1, 9), range(4), BLOCKS, zero_block=False),
+    1: Codec(quantizer, range(9), range(4), BLOCKS, zero_block=False),
     2: Codec(quantizer, range(1, 2), (0, 2), BLOCKS, zero_block=False),
     3: Codec(quantizer, range(2, 3), (0, 2), BLOCKS, zero_block=False),
     4: Codec(natural),
@@ -46,6 +46,7 @@ CODECS = {
     10: Codec(dithering, range(2, 7), range(1), DITHERING_BLOCKS),
     11: Codec(cast, variants=range(4)),
     12: Codec(nothing),
+    13: Codec(stepped, variants=range(2)),
 }
 
 
@@ -54,7 +55,10 @@ def check_entry(section: Section) -> Codec:
     codec, block = CODECS[section.codec], section.block
     require(section.flags <= 3, "flags")
     require(section.bits in codec.bits and section.variant in codec.variants, "bits or variant")
-    require(codec.zero_block if block == 0 else block in [1 << k for k in codec.blocks], "block")
+    if section.codec == 13:
+        require(1 <= block <= 65536, "block")
+    else:
+        require(codec.zero_block if block == 0 else block in [1 << k for k in codec.blocks], "block")
     if section.codec in (6, 7):
         coding = section.variant & 7
         require((section.bits > 0) == (block > 0) == (coding >= 4), "bits or block of the value coding")

@@ -69,7 +69,23 @@ def quantizer_values(payload: bytes, n: int, bits: int, block: int, variant: int
     return np.array(values, np.float32)
 
 
+def mixed_values(payload: bytes, n: int, block: int, variant: int) -> np.ndarray:
+    """float32 values where every run has a width of its own."""
+    reader, run, values = Reader(payload), max(block, 1024), [np.zeros(0, np.float32)]
+    table = reader.take(ceil(ceil(n, run), 2))
+    codes = [half for byte in table for half in (byte % 16, byte // 16)]
+    require(all(code < 8 for code in codes), "a width above 8")
+    require(not any(codes[ceil(n, run):]), "a width of no run")
+    for begin, code in zip(range(0, n, run), codes, strict=False):
+        m = min(run, n - begin)
+        values.append(quantizer_values(reader.take(quantizer_bytes(m, code + 1, block, variant)), m, code + 1, block, variant))
+    require(not any(reader.take(len(payload) - reader.at)), "bytes behind the last run")
+    return np.concatenate(values)
+
+
 def quantizer(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
+    if section.bits == 0:
+        return round_to(mixed_values(payload, section.numel, section.block, section.variant), dtype)
     return round_to(quantizer_values(payload, section.numel, section.bits, section.block, section.variant), dtype)
 
 
@@ -218,3 +234,26 @@ def cast(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
 def nothing(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
     require(len(payload) == 0, "length")
     return zeros(section.numel)
+
+
+# ---- codec 13: stepped levels ---------------------------------------------------------------------------------------
+
+
+def stepped(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
+    n, size = section.numel, 2 if section.variant else 4
+    if n == 0:
+        require(len(payload) == 0, "length")
+        return zeros(0)
+    blocks, reader = min(section.block, n), Reader(payload)
+    patterns = struct.unpack(f"<{blocks}{'H' if size == 2 else 'I'}", reader.take(size * blocks))
+    scales = floats([p << 16 if size == 2 else p for p in patterns])
+    (w,) = reader.take(1)
+    require(w == 0 or 2 <= w <= 16, "width")
+    cap = np.float32(LARGEST / ((1 << w - 1) - 1)) if w else np.float32(0)
+    require(not np.signbit(scales).any() and bool((scales <= cap).all()), "a scale that is NaN, negative or above cap")
+    q = level_coding(reader, n, w) if w else np.zeros(n, np.int64)
+    reader.end()
+    edges = [n * block // blocks for block in range(blocks + 1)]
+    f = np.repeat(scales, np.diff(edges))
+    require(not q[f == 0].any(), "a level in a block with scale 0")
+    return round_to(q.astype(np.float32) * f, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from flipped import accepted
 import torch_smoothquant as tsq
 from torch_smoothquant import reference
 
+EVERY = (Path(__file__).resolve().parents[1] / "specs.txt").read_text().split("\n")[:-1]
 NUMELS = (0, 1, 31, 32, 33, 255, 256, 257, 4097)
 CASTS = [tsq.Cast("fp16"), tsq.Cast("bf16"), tsq.Cast("fp8"), tsq.Cast("fp8_e5m2")]
 DITHERED = [tsq.Dithering(1), tsq.Dithering(4), tsq.Dithering(100, "inf", 32), tsq.Dithering(7, block=512), tsq.Dithering(32767, "inf"),
@@ -163,3 +165,23 @@ def test_casts_are_the_nearest_numbers_and_have_their_class():
 def test_half_saturates():
     x = torch.tensor([1e5, -1e38, 2.0**-26, 3 * 2.0**-26])
     assert tsq.decode(tsq.encode(tsq.Cast("fp16"), x)).tolist() == [65504.0, -65504.0, 0.0, 2.0**-24]
+
+
+@pytest.mark.parametrize("dtype", reference.DTYPES, ids=str)
+@pytest.mark.parametrize("text", EVERY)
+def test_sizes_hold(text, dtype):
+    """Payloads (messages without their 56 bytes of header and table) against what is promised of them."""
+    spec = tsq.parse(f"ErrorFeedback({text})").compressor
+    for numel in (0, 1, 256, 5000):
+        expected, most = spec.expected_bits(numel, dtype), spec.max_bytes(numel, dtype)
+        # PermK alone divides by the world; where the length depends on the data the expectation is of data that fit
+        payloads = [tsq.encode(spec, gaussian(numel, seed, dtype), seed=seed).numel() - 56 for seed in range(3)]
+        assert max(payloads) <= most and 0 <= expected <= 8 * most + 64
+        assert tsq.ErrorFeedback(spec).expected_bits(numel, dtype) == pytest.approx(expected)
+    if text.startswith(("Quantizer", "Sign", "Ternary", "Natural()", "Cast", "Identity", "RandK")):
+        assert payloads == [most] * 3 and expected <= 8 * most <= expected + 8 * 33  # whole words, whole blocks
+
+
+def test_sizes_refuse_other_dtypes():
+    with pytest.raises(ValueError, match="dtype: expected float32, float64, float16 or bfloat16, got"):
+        tsq.Natural().max_bytes(3, torch.int8)

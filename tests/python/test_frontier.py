@@ -30,7 +30,7 @@ def test_both_directions_are_counted_and_compressed():
 
 def test_every_cell_is_run_once_and_an_illegal_one_says_why():
     keys = [case.key for case in cases(["sgd", "adam"], [0, 1])]
-    assert len(keys) == len(set(keys)) == 2 * 2 * (7 * len(MECHANISMS) + 2)
+    assert len(keys) == len(set(keys)) == 2 * 2 * (7 * len(MECHANISMS) + 3)
     outcome = simulate.run("sgd", MECHANISMS["DIANA"]("TopK(ratio=0.05)"), 0, TINY)
     assert outcome.error is not None and "unbiased" in outcome.error
 

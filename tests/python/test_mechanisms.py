@@ -95,7 +95,7 @@ class Run:
         return np.array([s.state[name].numpy() for s in self.senders])
 
 
-@pytest.mark.parametrize("name", ["EF21", "LAG", "CLAG", "AdaCGD", "AdaCGD, zeta by theory"])
+@pytest.mark.parametrize("name", ["EF21", "LAG", "CLAG", "AdaCGD", "AdaCGD, zeta by theory", "Ada3PC"])
 def test_runs_are_those_of_a_plain_loop(problem: Logistic, name: str):
     d = problem.d
     few, more = max(1, d // 10), d // 3
@@ -107,6 +107,8 @@ def test_runs_are_those_of_a_plain_loop(problem: Logistic, name: str):
         "LAG": (tsq.LAG(5.0), clag(d, 5.0)),
         "CLAG": (tsq.CLAG(tsq.TopK(k=few), 8.0), clag(few, 8.0)),
         "AdaCGD": (tsq.AdaCGD([tsq.TopK(k=1), tsq.TopK(k=few + 1), tsq.TopK(k=d)], 15.0), adacgd([1, few + 1, d], 15.0)),
+        "Ada3PC": (tsq.Ada3PC([tsq.LAG(15.0), tsq.EF21(tsq.TopK(k=1)), tsq.EF21(tsq.TopK(k=few + 1))],
+                              [tsq.Near(15.0), tsq.Accurate(15.0)]), adacgd([1, few + 1], 15.0)),
         "AdaCGD, zeta by theory": (tsq.AdaCGD([tsq.TopK(k=1), tsq.TopK(k=more)]), adacgd([1, more], by_theory)),
     }[name]
     run = Run(problem, spec)
@@ -124,6 +126,9 @@ def test_runs_are_those_of_a_plain_loop(problem: Logistic, name: str):
     tsq.EF21(tsq.TopK(ratio=0.1)), tsq.EF21(tsq.Quantizer(2, block=32)), tsq.EF21(tsq.TopK(ratio=0.1), init="zero"), tsq.LAG(4.0),
     tsq.CLAG(tsq.TopK(ratio=0.2), 10.0), tsq.AdaCGD([tsq.TopK(k=1), tsq.TopK(ratio=0.3), tsq.Identity()], 9.0),
     tsq.AdaCGD([tsq.TopK(k=1), tsq.TopK(ratio=0.5)]), tsq.ThreePC(tsq.TopK(ratio=0.1), 4, tsq.Quantizer(2, block=32)),
+    tsq.Ada3PC([tsq.LAG(9.0), tsq.EF21(tsq.TopK(k=1)), tsq.ThreePC(tsq.TopK(ratio=0.2), 4, tsq.TopK(k=2))],
+               [tsq.Near(9.0), tsq.Accurate(9.0)]),
+    tsq.Ada3PC([tsq.EF21(tsq.TopK(ratio=0.5)), tsq.CLAG(tsq.TopK(k=3), 4.0)], [tsq.Settled(0.01)]),
     tsq.ThreePC(tsq.TopK(ratio=0.2), 1), tsq.ThreePC(tsq.TopK(ratio=0.2), 3, tsq.LAG(3.0)),
 ], ids=repr)
 def test_lyapunov_function_falls_in_every_step(problem: Logistic, spec: tsq.Mechanism):

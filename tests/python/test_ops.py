@@ -70,7 +70,7 @@ def test_residual_is_error_feedbacks(spec, dtype):
         x = gaussian(numel, dtype, step)
         state = torch.zeros_like(state_for(x)) if state is None else state
         message = ops.encode_residual(x, state, spec, 5, step, 1, 3)
-        sender.rate = 1.0  # an op has no controller
+        sender.rates = [1.0]  # an op has no controller
         assert torch.equal(tsq.trim(message), sender.send(x))
         assert torch.equal(state, sender.state["residual"])
 

@@ -51,7 +51,7 @@ def test_bytes_and_values_are_the_references(spec, dtype):
             key = {"seed": 3, "step": numel, "rank": 2 % world_size, "world_size": world_size}
             message = tsq.encode(spec, x, **key)
             assert torch.equal(message, by_reference(spec, x, **key)), numel
-            assert message.numel() <= 56 + _C.max_bytes(repr(spec), x, numel)
+            assert message.numel() <= 56 + spec.max_bytes(numel, x.dtype)
             assert torch.equal(tsq.decode(message), reference.decode(message))
         assert not tsq.decode(tsq.encode(spec, torch.zeros(numel, dtype=dtype))).any()
 

@@ -81,7 +81,7 @@ def test_other_spellings(text, spec):
     ("Quantizer(bits=9)", 16, "1 to 8"),
     ("Quantizer(bits=0)", 16, "1 to 8"),
     ("Quantizer(bits=-1)", 16, "1 to 8"),
-    ("Quantizer(bits=4.0)", 16, "an integer"),
+    ("Quantizer(bits=0.9)", 16, "an integer"),
     ("Quantizer(bits=99999999999999999999)", 16, "an integer"),
     ("Quantizer(bits=True)", 16, "an integer"),
     ("Quantizer(bits='4')", 16, "an integer"),
@@ -127,7 +127,7 @@ def test_errors_show_the_column(text, column, says):
 
 
 @pytest.mark.parametrize("arguments", [
-    {"bits": 0}, {"bits": 9}, {"bits": 4.0}, {"bits": True}, {"bits": "4"}, {"bits": None}, {"block": 31}, {"block": 48},
+    {"bits": 0}, {"bits": 9}, {"bits": 8.5}, {"bits": True}, {"bits": "4"}, {"bits": None}, {"block": 31}, {"block": 48},
     {"block": 8192}, {"block": -256}, {"levels": "Fit"}, {"levels": 1}, {"rounding": "down"}, {"rounding": False},
     {"levels": "fit", "rounding": "stochastic"},
 ], ids=repr)
@@ -188,6 +188,8 @@ SAMPLES: dict[type[tsq.Spec], tsq.Spec] = {
     tsq.CLAG: tsq.CLAG(tsq.Quantizer(3), 2.0),
     tsq.MARINA: tsq.MARINA(tsq.Quantizer(3), 0.25),
     tsq.AdaCGD: tsq.AdaCGD([tsq.TopK(k=3), tsq.TopK(k=9)], 16.0),
+    tsq.Ada3PC: tsq.Ada3PC([tsq.LAG(0.5), tsq.EF21(tsq.Sign())], [tsq.Near(0.5)]),
+    **{cls: cls(0.5) for cls in (tsq.Near, tsq.Far, tsq.Settled, tsq.Accurate)},
     tsq.Bidirectional: tsq.Bidirectional(tsq.EF21(tsq.Sign()), tsq.LAG(1.0)),
     tsq.ThreePC: tsq.ThreePC(tsq.TopK(k=3), 2, tsq.Quantizer(3)),
     tsq.EF21: tsq.EF21(tsq.Quantizer(3), 0.1, "zero"),
@@ -228,6 +230,8 @@ def test_fields_are_the_arguments_of_the_parser(cls):
 def test_the_parser_knows_no_other_names():
     compressors = re.search(r"compressors: ([\w, ]+?)[ ;]?(?:\(|$)", refusal("Zzz()")).group(1).split(", ")
     mechanisms = re.search(r"mechanisms: ([\w, ]+?);", refusal("Zzz()")).group(1).split(", ")
+    conditions = re.search(r"conditions: ([\w, ]+?)[ ;]?(?:\(|$)", refusal("Ada3PC([LAG(1), LAG(2)], [Zzz()])")).group(1).split(", ")
+    assert sorted(conditions) == sorted(n for n, c in _CLASSES.items() if issubclass(c, tsq.Condition))
     assert sorted(compressors) == sorted(n for n, c in _CLASSES.items() if issubclass(c, tsq.Compressor))
     assert sorted(mechanisms) == sorted(n for n, c in _CLASSES.items() if issubclass(c, tsq.Mechanism))
 

@@ -91,7 +91,7 @@ def test_error_feedback_is_the_references(dtype):
         owed = residual + x.to(wide)
         z = owed.to(torch.float32)
         payload = reference.uniform_step.encode(z, reference.uniform_step.choose_step(z, 1.0, False, (0, 0)))
-        sender.rate = 1.0  # without its controller
+        sender.rates = [1.0]  # without its controller
         message = sender.send(x)
         assert torch.equal(message[56:], payload)
         sent = reference.uniform_step.decode(payload, numel)

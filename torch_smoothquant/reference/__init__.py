@@ -8,10 +8,10 @@ habits of torch are avoided on purpose: `scalar / tensor` is a reciprocal and a 
 its own order of adding, `torch.sqrt` may be a vector library's. A root or quotient in fp64, rounded to fp32, is exact.
 """
 
-from . import cast, codes, dithering, levels, quantizer, sparse, subset, uniform_step, values
+from . import cast, codes, dithering, levels, mixed, quantizer, sparse, stepped, subset, uniform_step, values
 from .philox import dither, philox4x32, philox_key
 from .wire import CODECS, DTYPES, NON_FINITE, Message, Section, build_message, decode, decode_section, encode, parse_message
 
 __all__ = ["CODECS", "DTYPES", "NON_FINITE", "Message", "Section", "build_message", "cast", "codes", "decode", "decode_section", "dither",
-           "dithering", "encode", "levels", "parse_message", "philox4x32", "philox_key", "quantizer", "sparse", "subset", "uniform_step",
-           "values"]
+           "dithering", "encode", "levels", "mixed", "parse_message", "philox4x32", "philox_key", "quantizer", "sparse", "stepped",
+           "subset", "uniform_step", "values"]

@@ -166,6 +166,17 @@ def _bernoulli(x: Tensor, key: Key, p: float, value_dtype: ValueDType = None, co
     return _send(x, kept, saturated(values, _wide(x)), value_dtype, key, bool(x.isfinite().all()))
 
 
+def _smooth_bernoulli(x: Tensor, key: Key, budget: float | None = None, ratio: float | None = None, value_dtype: ValueDType = None,
+                      contractive: bool = False) -> Encoding:
+    """Without a smoothness, for budgets in entries."""
+    entries = (budget or 0.0) if ratio is None else ratio * x.numel()
+    bar = max(1, round(min(entries / x.numel(), 1.0) * 2**32)) if x.numel() else 0
+    chosen = (uniform(x.numel(), philox_key(key.seed, key.step, key.rank)) < bar) & (x != 0)
+    kept = torch.nonzero(chosen).flatten()[: entry_bound(entries if x.numel() else 0.0, x.numel())]
+    values = x[kept].double() / torch.full((kept.numel(),), 1.0 if contractive else bar * 2.0**-32, dtype=torch.float64)
+    return _send(x, kept, saturated(values, _wide(x)), value_dtype, key, bool(x.isfinite().all()))
+
+
 def solve_threshold(magnitudes: Tensor, budget: int) -> float:
     """tau of the document; 0: everything is sent. magnitudes: float64 [numel]."""
     if int((magnitudes > 0).sum()) <= budget:
@@ -201,7 +212,7 @@ def _stochastic(x: Tensor, key: Key, budget: float, value_dtype: ValueDType = No
 
 CODECS[TOPK] = Codec(check_format, lambda section, dtype: None,
                      lambda section, dtype: topk_decode(section.payload, section.numel, dtype, section_coding(section)),
-                     {"TopK": _topk, "Bernoulli": _bernoulli, "StochasticSparsifier": _stochastic})
+                     {"TopK": _topk, "Bernoulli": _bernoulli, "SmoothBernoulli": _smooth_bernoulli, "StochasticSparsifier": _stochastic})
 
 
 def _sparse_sign(x: Tensor, key: Key, ratio: float | None = None, k: int | None = None, contractive: bool = False) -> Encoding:

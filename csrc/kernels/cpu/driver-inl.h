@@ -26,8 +26,9 @@ namespace HWY_NAMESPACE {
 
 bool Quantize(const QuantizerParams& params, Form form, ConstView x, void* state, PhiloxKey key, uint64_t offset,
               uint8_t* out) {
-  const EncodeGroupFunction encode = params.bits == 4 ? ChooseEncodeGroup<4>(params.rounding, params.bits)
-                                                      : ChooseEncodeGroup<0>(params.rounding, params.bits);
+  const EncodeGroupFunction encode = params.bits == 4   ? ChooseEncodeGroup<4>(params.rounding, params.bits)
+                                     : params.bits == 8 ? ChooseEncodeGroup<8>(params.rounding, params.bits)
+                                                        : ChooseEncodeGroup<0>(params.rounding, params.bits);
   const auto state_at = [&](size_t i) {
     return state != nullptr ? static_cast<char*>(state) + i * size_of(state_dtype(x.dtype)) : nullptr;
   };

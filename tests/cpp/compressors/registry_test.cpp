@@ -37,7 +37,7 @@ TEST(CompressorRegistry, ErrorsNameArgumentAndColumn) {
     int column;
     const char* says;
   } cases[] = {
-      {"Nope()", 1, "unknown compressor 'Nope'; known: Bernoulli, Cast, Dithering, Identity"},
+      {"Nope()", 1, "unknown compressor 'Nope'; known: Bernoulli, BlockDithering, Cast, Dithering, Identity"},
       {"4", 1, "unknown compressor"},
       {"Quantizer(bits=9)", 16, "bits: expected an integer from 1 to 8, got 9"},
       {"Quantizer(4.0)", 11, "bits: expected an integer from 1 to 8, got 4.0"},

@@ -70,7 +70,7 @@ TEST(Agreement, NamesAndValuesAreNotMixedUp) {
   });
 }
 
-TEST(Agreement, BytesThatAreNoFactsRaise) {
+TEST(Agreement, AlteredFactsRaise) {
   const auto group = std::make_shared<LoopbackGroup>(2);
   const auto errors = test::errors_on_ranks(group, [&](int rank) {
     if (rank == 1) {
@@ -78,10 +78,10 @@ TEST(Agreement, BytesThatAreNoFactsRaise) {
       return agree(plain, "x", {{"name", "value"}});
     }
     test::MisbehavingExchange flips(group, rank, test::MisbehavingExchange::Kind::kFlip, 1,
-                                    26);  // in the length of a text of rank 1
+                                    8 + 4 + 8 + 5 + 8 + 8 + 2);  // in a text of rank 1
     agree(flips, "x", {{"name", "value"}});
   });
-  EXPECT_TRUE(errors[0].starts_with("bad message: facts: expected ")) << errors[0];
+  EXPECT_TRUE(errors[0].starts_with("bad message from rank 1: checksum: expected ")) << errors[0];
 }
 
 }  // namespace

@@ -159,5 +159,47 @@ TEST_P(AveragerState, UnusedParametersAreHeld) {
             0.0);  // without holding, residuals are delivered
 }
 
+/// What a rank owes of a parameter.
+Vector owed(const Cluster& cluster, size_t rank, uint32_t id) {
+  return Vector(ConstView(cluster.averagers[rank]->states().owed(id)));
+}
+
+/// Every parameter from now on without a residual: what there is of it is owed.
+void forget_residuals(Cluster& cluster) {
+  test::on_ranks(cluster.group, [&](int rank) {
+    const MechanismPtr plain = parse_mechanism("Quantizer(bits=8)");
+    cluster.averagers[size_t(rank)]->set_mechanisms({cluster.model.size(), {plain, plain}});
+  });
+}
+
+TEST_P(AveragerState, WhatIsOwedWaitsForAParameterToBeUsed) {
+  Cluster cluster(world, DType::kFloat32, model(), {.exchange = kind, .hold_unused = true});
+  cluster.step(kOneBucket, 0);
+  forget_residuals(cluster);
+  const Vector debt = owed(cluster, 0, 2);
+  ASSERT_GT(test::max_abs(debt.view()), 0.0);
+  ByRank gradients = cluster.gradients(1);
+  for (auto& of_rank : gradients) of_rank[2] = Vector(DType::kFloat32, 2500);
+  EXPECT_EQ(test::max_abs(cluster.step(kOneBucket, gradients)[0][2].view()), 0.0);  // DDP would throw it away
+  EXPECT_EQ(owed(cluster, 0, 2), debt);
+  EXPECT_EQ(owed(cluster, 0, 0).size(), 0u);  // used, so paid
+  cluster.step(kOneBucket, 2);
+  EXPECT_EQ(owed(cluster, 0, 2).size(), 0u);
+}
+
+// 1e300 is finite in float64, whatever float32 thinks of it.
+TEST_P(AveragerState, WhatWasPaidInLargeNumbersIsSettled) {
+  Cluster cluster(world, DType::kFloat64, {{300, "ErrorFeedback(TopK(k=3))"}}, {.exchange = kind});
+  cluster.step({{0}}, 0);
+  test::on_ranks(cluster.group, [&](int rank) {
+    const MechanismPtr plain = parse_mechanism("TopK(k=300)");
+    cluster.averagers[size_t(rank)]->set_mechanisms({{plain, plain}});
+  });
+  ByRank gradients = cluster.gradients(1);
+  gradients[0][0].set(7, 1e300);
+  EXPECT_GT(test::max_abs(cluster.step({{0}}, gradients)[0][0].view()), 1e299);
+  EXPECT_EQ(owed(cluster, 0, 0).size(), 0u);
+}
+
 }  // namespace
 }  // namespace tsq

@@ -46,6 +46,18 @@ class Ends {
   std::vector<std::string> texts_;
 };
 
+TEST(Pipeline, CanBePoisonedFromOutside) {
+  Pipeline pipeline;
+  Ends ends;
+  pipeline.poison("the ranks differ");
+  pipeline.poison("later");
+  bool ran = false;
+  pipeline.submit([&] { ran = true; }, ends.done());
+  EXPECT_TRUE(test::contains(ends.wait(1)[0], "failed earlier (the ranks differ)"));
+  EXPECT_FALSE(ran);
+  EXPECT_EQ(pipeline.error(), "the ranks differ");
+}
+
 TEST(Pipeline, RunsTasksInOrderOnOneThread) {
   Pipeline pipeline;
   Ends ends;

@@ -189,13 +189,41 @@ TEST(MechanismRegistry, ErrorsNameArgumentAndColumn) {
       {"ErrorFeedback(Direct(Identity()))", 15, "unknown compressor 'Direct'"},
       {"ErrorFeedback(Quantizer(bits=0))", 30, "from 1 to 8, got 0"},
       {"ErrorFeedback(Quantizer(4, 100))", 15, "a power of two"},
-      {"Direct(Identity(), Identity())", 20, "at most 1 arguments"},
+      {"ErrorFeedback(Identity(), Identity())", 27, "at most 1 arguments"},
+      {"Direct(Identity(), Identity())", 20, "smoothness: expected None or 'scalar'"},
       {"Direct(compresor=Identity())", 18, "no argument 'compresor'"},
   };
   for (const auto& c : cases) {
     const std::string text = test::error_of<SpecError>([&] { parse_mechanism(c.text); });
     EXPECT_TRUE(test::contains(text, c.says) && test::contains(text, concat("(column ", c.column, ")")))
         << c.text << ": " << text;
+  }
+}
+
+// Every part of a message is steered to the bits of its own compressor, and a level of a ladder to those of the level.
+TEST(Rates, EachPartComesToItsOwnBits) {
+  constexpr size_t kNumel = 20000;
+  const struct {
+    const char* spec;
+    std::vector<double> bits;
+  } cases[] = {{"ThreePC(UniformStep(bits=2.0), variant=4, second=UniformStep(bits=0.5))", {0.5, 2.0}},
+               {"ThreePC(UniformStep(bits=0.5), variant=2, second=UniformStep(bits=3.0))", {3.0, 0.5}},
+               {"ThreePC(UniformStep(bits=0.5), variant=3, second=EF21(UniformStep(bits=1.0)))", {1.0, 0.5}},
+               {"AdaCGD([UniformStep(bits=0.5), UniformStep(bits=4.0)], zeta=1000.0)", {0.0}},
+               {"AdaCGD([UniformStep(bits=0.5), UniformStep(bits=4.0)], zeta=0.4)", {0.5}},
+               {"AdaCGD([UniformStep(bits=0.5), UniformStep(bits=4.0)], zeta=0.0)", {4.0}}};
+  for (const auto& c : cases) {
+    Endpoints ends(c.spec, kNumel, 1);
+    std::vector<double> sent(c.bits.size());
+    constexpr uint64_t kSteps = 40, kSettled = 20;
+    for (uint64_t step = 0; step < kSteps; ++step) {
+      const test::Octets octets = ends.send(0, test::gradient_of(DType::kFloat32, kNumel, 0, step));
+      const wire::Message message = wire::parse(octets);
+      for (size_t part = 0; step >= kSettled && part < sent.size(); ++part)
+        sent[part] += 8.0 * double(message.sections[part].bytes) / double(kNumel * (kSteps - kSettled));
+    }
+    for (size_t part = 0; part < sent.size(); ++part)
+      EXPECT_NEAR(sent[part], c.bits[part], 0.1 * c.bits[part]) << c.spec << " part " << part;
   }
 }
 

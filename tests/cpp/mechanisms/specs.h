@@ -24,6 +24,9 @@ inline constexpr const char* kEstimating[] = {
     "ThreePC(Quantizer(bits=4), variant=3, second=CLAG(TopK(ratio=0.1), zeta=2.0, init='zero'), init='zero')",
     "ThreePC(Quantizer(bits=4), variant=4, second=TopK(ratio=0.1))",
     "ThreePC(TopK(ratio=0.1), variant=5, p=0.3)",
+    "Ada3PC([LAG(zeta=0.5), EF21(TopK(k=3)), ThreePC(Quantizer(bits=4), variant=4, second=TopK(k=1))],"
+    " [Near(zeta=0.5), Accurate(zeta=1.0)])",
+    "Ada3PC([CLAG(Sign(), zeta=1.0, init='zero'), EF21(TopK(ratio=0.1), init='zero')], [Far(zeta=2.0)], init='zero')",
     "DIANA(Quantizer(bits=4))",
     "DIANA(Ternary(), alpha=0.1)",
     "MARINA(Quantizer(bits=4), p=0.3)",

@@ -129,6 +129,10 @@ TEST(ThreePoint, DeterministicMechanismsKeepTheInequality) {
       {"ThreePC(TopK(k=3), variant=3, second=CLAG(TopK(k=1), zeta=3))", 0.5},
       {"ThreePC(TopK(k=3), variant=3, second=ThreePC(TopK(k=2), variant=4, second=TopK(k=1)))", 0.5},
       {"ThreePC(TopK(k=3), variant=4, second=TopK(k=2))", 0.9},
+      {"Ada3PC([LAG(zeta=2), EF21(TopK(k=1)), EF21(TopK(k=3))], [Near(zeta=2), Accurate(zeta=2)])", 0.9},
+      {"Ada3PC([EF21(TopK(k=2)), CLAG(TopK(k=3), zeta=4)], [Settled(zeta=0.01)])", 0.5},
+      {"Ada3PC([ThreePC(TopK(k=1), variant=4, second=TopK(k=3)), LAG(zeta=9)], [Far(zeta=1)])", 0.3},
+      {"Ada3PC([EF21(Sign(block=32)), ThreePC(TopK(k=3), variant=3, second=LAG(zeta=2))], [Accurate(zeta=0.5)])", 0.5},
   };
   for (const auto& c : cases) {
     Operator op(c.spec);
@@ -225,6 +229,14 @@ TEST(ThreePoint, ConstantsAreTheTables) {
   EXPECT_DOUBLE_EQ(of("ThreePC(TopK(k=3), variant=3, second=LAG(zeta=2))").B, 1.5);
   EXPECT_DOUBLE_EQ(of("ThreePC(TopK(k=3), variant=4, second=TopK(k=4))").A, 1 - std::sqrt(0.5));
   EXPECT_DOUBLE_EQ(of("ThreePC(TopK(k=3), variant=5, p=0.25)").B, 0.75 * 0.75 / s);
+  // Ada3PC: the worst of its levels; one under Accurate counts as (1, zeta), those behind Always not at all.
+  const auto ladder = of("Ada3PC([LAG(zeta=2), EF21(TopK(k=1)), EF21(TopK(k=3))], [Near(zeta=2), Accurate(zeta=2)])");
+  EXPECT_EQ(ladder.A, of("AdaCGD([TopK(k=1), TopK(k=3)], zeta=2)").A);
+  EXPECT_EQ(ladder.B, of("AdaCGD([TopK(k=1), TopK(k=3)], zeta=2)").B);
+  EXPECT_DOUBLE_EQ(of("Ada3PC([LAG(zeta=9), EF21(TopK(k=3))], [Settled(zeta=1)])").A, s);
+  EXPECT_DOUBLE_EQ(of("Ada3PC([LAG(zeta=9), EF21(TopK(k=3))], [Settled(zeta=1)])").B, 9);
+  EXPECT_DOUBLE_EQ(of("Ada3PC([EF21(TopK(k=3)), LAG(zeta=9)], [Always()])").B, 0.75 / s);
+  EXPECT_FALSE(parse_mechanism("Ada3PC([EF21(UniformStep(step=1)), LAG(zeta=9)], [Far(zeta=1)])")->three_point(12, 1));
   EXPECT_DOUBLE_EQ(parse_mechanism("MARINA(Natural(), p=0.25)")->three_point(12, 3)->B, 0.75 / 8 / 3);
 }
 
