@@ -69,15 +69,17 @@ from .mechanisms import (  # noqa: E402
 )
 from .never_slower import NeverSlower  # noqa: E402
 from .parser import parse  # noqa: E402
+from .policy import CAT, AffineCost, BitCost, Cost, Fixed, MeasuredCost, PacketCost  # noqa: E402
 from .running import Running  # noqa: E402
 from .smoothness import BlockDiagonal, Diagonal, Matrix, Scalar, Smoothness, from_least_squares, from_logistic  # noqa: E402
 from .spec import Compressor, Mechanism, Spec, SpecError  # noqa: E402
 
 __all__ = [
-    "CLAG", "DIANA", "EF21", "LAG", "MARINA", "Accurate", "Ada3PC", "AdaCGD", "Always", "Bernoulli", "Bidirectional", "BlockDiagonal",
-    "BlockDithering", "Cast", "Compressor", "Condition", "Diagonal", "Direct", "Dithering", "ErrorFeedback", "Far", "Hook", "Identity",
-    "Matrix", "Mechanism", "Natural", "NaturalDithering", "Near", "NeverSlower", "PermK", "Quantizer", "RandK", "Receiver", "Running",
-    "Scalar", "Sender", "Settled", "Sign", "SmoothBernoulli", "Smoothness", "SparseSign", "Spec", "SpecError", "StochasticSparsifier",
-    "Ternary", "ThreePC", "TopK", "UniformStep", "VaryingDithering", "WireError", "attach", "comm_hook", "decode", "encode",
-    "from_least_squares", "from_logistic", "num_threads", "parse", "prepare", "set_num_threads", "trim",
+    "CAT", "CLAG", "DIANA", "EF21", "LAG", "MARINA", "Accurate", "Ada3PC", "AdaCGD", "AffineCost", "Always", "Bernoulli", "Bidirectional",
+    "BitCost", "BlockDiagonal", "BlockDithering", "Cast", "Compressor", "Condition", "Cost", "Diagonal", "Direct", "Dithering",
+    "ErrorFeedback", "Far", "Fixed", "Hook", "Identity", "Matrix", "MeasuredCost", "Mechanism", "Natural", "NaturalDithering", "Near",
+    "NeverSlower", "PacketCost", "PermK", "Quantizer", "RandK", "Receiver", "Running", "Scalar", "Sender", "Settled", "Sign",
+    "SmoothBernoulli", "Smoothness", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK",
+    "UniformStep", "VaryingDithering", "WireError", "attach", "comm_hook", "decode", "encode", "from_least_squares", "from_logistic",
+    "num_threads", "parse", "prepare", "set_num_threads", "trim",
 ]

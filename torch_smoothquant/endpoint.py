@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from . import _C
+from . import policy as policies
 from .parser import parse, to_text
+from .policy import Policy
 from .smoothness import Smoothness, handles_of
 from .spec import Compressor, Mechanism, Spec
 
@@ -55,8 +57,9 @@ def trim(message: torch.Tensor) -> torch.Tensor:
 def set_num_threads(count: int) -> None:
     """How many threads a compressor may use, the caller's included; 1 at first, which leaves the other cores to the training.
 
-    For the whole process, the hook included. Messages, states and averages do not depend on it. The quantizers and :class:`Natural`
-    use it, from 131072 elements on; the others run on one thread.
+    For the whole process, the hook included. Messages, states and averages do not depend on it. Vectors of 131072 elements and more
+    are cut into pieces. ``RandK`` and ``PermK`` run on one thread; so do ``StochasticSparsifier``'s threshold and the coding of a sparse
+    message's entries.
     """
     _C.set_num_threads(_integer(count, "num_threads"))
 
@@ -77,13 +80,17 @@ class Sender:
         seed: of the random numbers.
         smoothness: of this worker's loss, for :class:`Direct` (DCGD+) and :class:`DIANA` (DIANA+) in float32 or float64; or a list of all
             workers'. The receiver must be given the same.
+        policy: None or ``Fixed()``: what the spec says is sent. :class:`CAT`: how much of it, is chosen in every step.
     """
 
-    def __init__(self, spec: Spec | str, numel: int, rank: int = 0, world_size: int = 1, dtype: torch.dtype = torch.float32,
-                 seed: int = 0, smoothness: Smoothness | Sequence[Smoothness] | None = None) -> None:
+    def __init__(self, spec: Spec | str, numel: int, rank: int = 0, world_size: int = 1, dtype: torch.dtype = torch.float32, seed: int = 0,
+                 smoothness: Smoothness | Sequence[Smoothness] | None = None, policy: Policy | None = None) -> None:
         text = to_text(spec, "spec")
         self.spec = parse(text)
         self.numel, self.rank, self.world_size, self.dtype = numel, rank, world_size, dtype
+        self.policy = policy
+        self._policy = policies.resolve(policy, [text], numel=numel).core
+        self._price = 0.0
         self._sender = _C.Sender(text, _integer(numel, "numel"), _integer(rank, "rank"), _integer(world_size, "world_size"),
                                  _dtype(dtype), _unsigned(seed, "seed"), handles_of(smoothness))
 
@@ -92,7 +99,34 @@ class Sender:
 
         A gradient with Inf or NaN gives a marked message, decodes to NaN on every receiver, and leaves the state as it was.
         """
-        return self._sender.send(_tensor(grad, "gradient"))
+        return self._sender.send(_tensor(grad, "gradient"), self._policy, self._price)
+
+    @property
+    def entries(self) -> int | None:
+        """Of the last message: the number of entries that a policy chose and that were sent; None without one."""
+        return None if self._sender.choice is None else self._sender.choice[0]
+
+    @property
+    def efficiency(self) -> float | None:
+        """Of the last message, v being what was compressed and T its entries: |C(v)|^2 / |v|^2 (:class:`TopK`), S^2 / (T |v|^2)
+        (:class:`SparseSign`, S the sum of the T magnitudes), |v|^2 / E|C(v)|^2 (:class:`StochasticSparsifier`); None without a policy.
+
+        Under ``Direct``, with the gradient of an L-smooth f, the step 1 / L, sqrt(efficiency / T) / L, or efficiency / L makes f fall by
+        efficiency |v|^2 / (2 L): docs/cat.md.
+        """
+        return None if self._sender.choice is None else self._sender.choice[1]
+
+    @property
+    def price(self) -> float:
+        """What ``CAT(cost, budget=...)`` charges for a unit of cost, in squared gradient; the same on all ranks. 0: nothing. To be set: see
+        :meth:`CAT.next_price`."""
+        return self._price
+
+    @price.setter
+    def price(self, value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+            raise ValueError(f"price: expected a finite number of at least 0, got {value!r}")
+        self._price = float(value)
 
     @property
     def step(self) -> int:
@@ -106,13 +140,14 @@ class Sender:
 
     def state_dict(self) -> dict:
         """Everything that a new Sender of the same arguments needs to go on bit for bit."""
-        return {"spec": repr(self.spec), "step": self.step, "rates": self._sender.rates, "state": self.state}
+        return {"spec": repr(self.spec), "step": self.step, "rates": self._sender.rates, "price": self._price, "state": self.state}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Raises ValueError, with nothing changed, if the state is of another spec, length or dtype."""
         _check_state(state_dict, {"spec", "step", "rates", "state"}, self.spec)
         self._sender.load_state(state_dict["state"], state_dict["step"])
         self._sender.rates = state_dict["rates"]
+        self._price = state_dict.get("price", 0.0)
 
     @property
     def rates(self) -> list[float]:

@@ -14,9 +14,11 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from . import _C, checkpoint, watch
+from . import policy as policies
 from .mechanisms import Bidirectional
 from .never_slower import LADDER, NeverSlower, explain
 from .parser import parse, to_text
+from .policy import Policy
 from .running import Running, check_running
 from .spec import Spec
 
@@ -37,10 +39,10 @@ class Hook:
     """What :func:`attach` returns: watches and steers the compression of one DDP module. Methods may be called between steps."""
 
     def __init__(self, core: _C.Hook, *, config: dict[str, Any], group: dist.ProcessGroup,
-                 own_specs: list[tuple[str, str] | None], policy: NeverSlower | None = None, levels: Sequence[str] = ()) -> None:
+                 own_specs: list[tuple[str, str] | None], policy: Policy | None = None, levels: Sequence[str] = ()) -> None:
         self._core = core
         self._policy = policy
-        self._levels = list(levels)  # of the policy's ladder
+        self._levels = list(levels)  # that a NeverSlower chooses from
         self._own_specs = own_specs  # of the parameters that have their own
         self._config = config
         self._group: dist.ProcessGroup | None = group
@@ -54,12 +56,14 @@ class Hook:
         collectives; ``dense_bytes`` what plain DDP would have sent; ``ratio`` dense_bytes / wire_bytes; ``non_finite`` parameters
         delivered as NaN because a rank had Inf or NaN; ``state_bytes``, ``buffer_bytes`` memory; ``sent``, ``skipped`` slices of
         parameters and ``levels`` of ladders; ``seconds`` spent in encode, exchange and decode by the worker thread; ``error`` what broke
-        the hook, or "". ``policy``: what chooses and what it has chosen, see :func:`torch_smoothquant.never_slower.explain`; None if
-        all travels by the one spec. Plus the configuration.
+        the hook, or "". ``policy``: ``name`` and ``spec`` of what chooses; of a ``NeverSlower`` also what it has
+        chosen and why, see :func:`torch_smoothquant.never_slower.explain`. Plus the configuration.
         """
         out = self._core.stats()
         out["ratio"] = out["dense_bytes"] / out["wire_bytes"] if out["wire_bytes"] else math.nan
-        policy = None if self._policy is None else explain(self._core, self._policy, self._levels)
+        policy: dict[str, Any] = {"name": self._config["policy"].partition("(")[0], "spec": self._config["policy"]}
+        if isinstance(self._policy, NeverSlower):
+            policy |= explain(self._core, self._levels)
         return {**self._config, "enabled": self._core.enabled, **out, "policy": policy}
 
     def set_enabled(self, enabled: bool) -> None:
@@ -87,7 +91,7 @@ class Hook:
                 ``"mean"``: collective; the same on every rank, for any world size: workers' vectors are replaced by their mean over ranks,
                 which keeps what error feedback owes and what an estimate means.
         """
-        return {**checkpoint.save(self._core, mode, self._identity()), "loss_scale": self._loss_scale}
+        return {**checkpoint.save(self._core, mode, self._identity()), "loss_scale": self._loss_scale, "price": self._core.price()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict` of either mode, between steps; every rank must.
@@ -98,6 +102,7 @@ class Hook:
         """
         checkpoint.load(self._core, state_dict, self._identity())
         self._loss_scale = state_dict["loss_scale"]
+        self._core.set_price(state_dict.get("price", 0.0))
 
     def set_spec(self, up: Spec | str, down: Spec | str | None = None) -> None:
         """Compresses by another spec from the next step on. Collective: every rank must call it alike, between steps.
@@ -113,6 +118,7 @@ class Hook:
         if own_down and self._config["exchange"] != "sharded":
             raise ValueError(f"down: expected None with exchange={self._config['exchange']!r} (only the sharded exchange sends averages), "
                              f"got {down_text}")
+        policies.resolve(self._policy, [up_text, down_text, *(text for own in self._own_specs if own for text in own)])
         self._core.set_specs([(up_text, down_text) if own is None else own for own in self._own_specs])
         self._config.update(spec=up_text, down=down_text)
         self._levels = [up_text]
@@ -166,7 +172,7 @@ def attach(
     down: Spec | str | None = None,
     *,
     exchange: str = "auto",
-    policy: NeverSlower | None = None,
+    policy: Policy | None = None,
     smoothness: Running | None = None,
     overrides: Mapping[str, Spec | str] | None = None,
     exempt: Exempt = "default",
@@ -186,9 +192,9 @@ def attach(
         policy: what chooses how each bucket travels in each step. None: :class:`NeverSlower` over its ladder, which compresses where and as
             far as that makes steps shorter, if neither ``up`` nor ``smoothness`` is given; else always ``up`` (None: 4 bits).
             ``NeverSlower()`` beside ``up``: dense or ``up``. Its choices follow measured times, so two runs are equal bit for bit only
-            without it.
-        smoothness: a :class:`Running` estimate: the widths of the spec's ``Quantizer`` are then averages, planned anew every so many steps for
-            each parameter under the same budget of bytes. None: every parameter has the average.
+            without it. ``Fixed()``: always ``up``. :class:`CAT`: sparse compressors choose how much in every step.
+        smoothness: a :class:`Running` estimate: the widths of the spec's ``Quantizer`` are then averages, planned anew every so many steps
+            for each parameter under the same budget of bytes (``Running("kronecker")``: another basis). None: nothing is planned.
         overrides: spec by glob pattern of the parameter's name, first match counts, before ``exempt``: ``{"*.embed.*": "Identity()"}``.
         exempt: parameters that travel uncompressed inside the same message. ``"default"``: ndim <= 1 or fewer than 2048 elements.
             None: no parameter. A callable ``(name, parameter) -> bool`` in place of the rule. A sequence of glob patterns: these too.
@@ -221,7 +227,7 @@ def prepare(
     down: Spec | str | None = None,
     *,
     exchange: str = "auto",
-    policy: NeverSlower | None = None,
+    policy: Policy | None = None,
     smoothness: Running | None = None,
     overrides: Mapping[str, Spec | str] | None = None,
     exempt: Exempt = "default",
@@ -232,23 +238,20 @@ def prepare(
     :func:`comm_hook` from a Python hook of your own, to compose it with other steps."""
     if not isinstance(ddp, DistributedDataParallel):
         raise TypeError(f"ddp: expected a DistributedDataParallel, got {type(ddp).__name__}")
-    if policy is not None and not isinstance(policy, NeverSlower):
-        raise TypeError(f"policy: expected a NeverSlower or None, got {policy!r}")
     running = check_running(smoothness)
-    if policy is not None and running is not None:
-        raise ValueError("policy: expected None beside smoothness, whose widths are planned for one spec")
+    if isinstance(policy, NeverSlower) and running is not None:
+        raise ValueError("policy: expected no NeverSlower beside smoothness, whose widths are planned for one spec")
     if exchange not in _EXCHANGES:
         raise ValueError(f"exchange: expected one of {', '.join(map(repr, _EXCHANGES))}, got {exchange!r}")
-    if policy is None and (up is not None or exchange == "dense" or running is not None):
-        levels = [to_text(LADDER[0] if up is None else up, "up")]
-    else:
-        policy = policy or NeverSlower()
-        levels = policy.levels(up)
+    if policy is None and up is None and running is None and exchange != "dense":
+        policy = NeverSlower()
+    chooses = policy if isinstance(policy, NeverSlower) else None
+    levels = chooses.levels(up) if chooses else [to_text(LADDER[0] if up is None else up, "up")]
     up_text, down_text, own_down = resolve_specs(levels[0], down)
     seconds = _seconds(timeout)
     world = dist.get_world_size(ddp.process_group)
     if exchange == "auto":
-        both_ways = policy is not None and world > 2 and _C.state_counts(up_text)[1] == 0  # all_gather is possible in either
+        both_ways = chooses is not None and world > 2 and _C.state_counts(up_text)[1] == 0  # all_gather is possible in either
         exchange = "sharded" if own_down or world > _SMALL_WORLD or both_ways else "all_gather"
     elif own_down and exchange != "sharded":
         raise ValueError(f"down: expected None with exchange={exchange!r} (only the sharded exchange sends averages), got {down_text}")
@@ -259,19 +262,20 @@ def prepare(
     parameters, own_specs, exempted = _assign(ddp, up_text, down_text, {} if overrides is None else overrides, exempt)
     coarser = [(level, down_text) for level in levels[1:]]
     ladders = [(*p, coarser if own is None else []) for p, own in zip(parameters, own_specs, strict=True)]
-    config = {"spec": up_text, "down": down_text, "smoothness": repr(running), "exchange": exchange, "seed": seed, "world_size": world,
-              "parameters": len(parameters), "exempt_parameters": exempted}
+    resolved = policies.resolve(policy, [up_text, down_text, *(text for own in own_specs if own for text in own)])
+    config = {"spec": up_text, "down": down_text, "smoothness": repr(running), "exchange": exchange, "policy": resolved.text, "seed": seed,
+              "world_size": world, "parameters": len(parameters), "exempt_parameters": exempted}
     group = _new_group(ddp.process_group, seconds)
     hold_unused = bool(ddp.find_unused_parameters or getattr(ddp, "static_graph", False))
     try:
         core = _C.Hook(ladders, group.group_name, exchange, seed, hold_unused, seconds,
-                       fingerprint=f"spec {up_text} down {down_text} policy {policy!r} smoothness {running!r}",
-                       smoothness=None if running is None else running.numbers(),
-                       never_slower=None if policy is None else policy.limits())
+                       fingerprint=f"spec {up_text} down {down_text} smoothness {running!r} policy {resolved.text}",
+                       smoothness=running.numbers() if running else None, policy=resolved.core,
+                       never_slower=chooses.limits() if chooses else None)
     except BaseException:
         _destroy_group(group)
         raise
-    return Hook(core, config=config, group=group, own_specs=own_specs, policy=policy, levels=levels if policy else ())
+    return Hook(core, config=config, group=group, own_specs=own_specs, policy=policy, levels=levels)
 
 
 def resolve_specs(up: Spec | str, down: Spec | str | None) -> tuple[str, str, bool]:

@@ -88,7 +88,7 @@ def _is_number(x: object) -> bool:
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
-def explain(core: _C.Hook, policy: NeverSlower, levels: Sequence[str]) -> dict[str, Any]:
+def explain(core: _C.Hook, levels: Sequence[str]) -> dict[str, Any]:
     """What the policy has chosen and why.
 
     ``buckets``: what each travels by now, ``"dense"`` or ``"<exchange> <spec>"``, in the order of a step; empty before the first step.
@@ -98,7 +98,7 @@ def explain(core: _C.Hook, policy: NeverSlower, levels: Sequence[str]) -> dict[s
     link) so far.
     """
     raw = core.policy()
-    out: dict[str, Any] = {"name": "NeverSlower", "spec": repr(policy), "ladder": list(levels)}
+    out: dict[str, Any] = {"ladder": list(levels)}
     if raw is None:  # one rank, or nothing to choose
         return {**out, "buckets": [], "reason": "one rank: nothing to send", "on_trial": False, "alternatives": [], "costs": {},
                 "step_seconds": 0.0, "trials": 0, "regimes": 0}

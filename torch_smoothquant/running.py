@@ -12,24 +12,24 @@ METRICS = ("sgd", "adam")
 
 @dataclass(frozen=True)
 class Running:
-    """Smoothness of a network, estimated from the averaged gradients while it trains: for ``attach(..., smoothness=Running(...))``.
+    """Smoothness of a network, estimated from averaged gradients while it trains: for ``attach(..., smoothness=Running(...))``.
 
-    With ``"kronecker"`` gradients of matrices are compressed in the eigenbasis of their rows' and columns' covariances, by whatever the spec
-    says. With all others the hook gives every parameter, and every run of 1024 of its elements, the bit width that the estimates call for, under the budget that
-    the spec's ``Quantizer`` states; docs/running_smoothness.md. Estimates are made of what every rank has anyway, so nothing more travels, and
-    they are for allocation only: none of them bounds the Hessian.
+    With ``"kronecker"`` gradients of matrices are compressed in the eigenbasis of their rows' and columns' covariances, by whatever the
+    spec says. With the other kinds every parameter, and every run of 1024 of its elements, gets the bit width that the estimates call
+    for, under the budget that the spec's ``Quantizer`` states; docs/running_smoothness.md. Estimates are made of what every rank has
+    anyway, so nothing more travels, and they are for allocation only: none of them bounds the Hessian.
 
     Args:
         kind: where curvature is read from. ``"second_moment"``: the mean square of the averaged gradient (an empirical Fisher diagonal;
             Adam's metric). ``"secant"``: |<dx, dg>| / |dx|^2 between successive steps; keeps a float64 copy of planned parameters and
-            gradients. ``"hutchinson"``: what :meth:`Hook.update_smoothness` is told. ``"kronecker"``: bases from averages of G G^T and G^T G; exchange
-            ``"all_gather"``; costs 4 products of a gradient with a side's matrix per step.
-        metric: not for ``"kronecker"``: what an error in the gradient costs, by the optimizer. ``"sgd"`` (with or without momentum): curvature. ``"adam"``: 1 / sqrt
-            of the mean square, the step being g / sqrt(v).
+            gradients. ``"hutchinson"``: what :meth:`Hook.update_smoothness` is told. ``"kronecker"``: bases from averages of G G^T and
+            G^T G; exchange ``"all_gather"``; 6 products of a gradient with a matrix of a side's size per step.
+        metric: not for ``"kronecker"``: what an error in the gradient costs, by the optimizer. ``"sgd"`` (with or without momentum):
+            curvature. ``"adam"``: 1 / sqrt of the mean square, the step being g / sqrt(v).
         decay: of the exponential averages, in [0, 1).
         floor: not for ``"kronecker"``: estimates below this share of their mean count as it, in (0, 1].
-        warmup: steps before the first plan; until then every parameter has the budget's average.
-        interval: steps between plans (``"kronecker"``: between changes of basis).
+        warmup: steps before the first plan (bases); until then every parameter has the budget's average (original coordinates).
+        interval: steps between plans (changes of basis).
         largest_side: ``"kronecker"``: a longer side of a matrix is left as it is.
 
     Raises:

@@ -50,7 +50,7 @@ def line(stats: dict[str, Any], watched: dict[str, Any]) -> str:
         parts.append("levels " + " ".join(f"{level}:{count}" for level, count in sorted(watched["levels"].items())))
     if stats["non_finite"]:
         parts.append(f"{stats['non_finite']} non-finite")
-    if stats["policy"]:
+    if "buckets" in stats["policy"]:
         parts.append(phrase(stats["policy"]))
     seconds = stats["seconds"]
     parts.append("s " + " ".join(f"{name} {value:.2f}" for name, value in seconds.items()))

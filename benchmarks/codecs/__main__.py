@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> Iterator[measure.Result]:
         for peer in peers.peers():
             if args.filter in peer.name and not args.what:
                 yield from peers.sections(peer, clock)
+        if not args.filter and not args.what:
+            yield from peers.nearest(clock)
 
 
 def main() -> None:

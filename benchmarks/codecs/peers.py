@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from torch_smoothquant import _C
+
 from .measure import Clock, Result, gaussian, heavy_tailed, relative_error
 
 ROW = 256
@@ -101,6 +103,25 @@ def sections(peer: Peer, clock: Clock) -> Iterator[Result]:
         if what != "decode_add 1":
             result.bits, result.error, result.error_heavy = peer.bits(sent, numel), *out
         yield result
+
+
+NEAREST = {8: "byte", 4: "4bit", 2: "2bit"}  # bits, and FBGEMM's row-wise codec of as many
+
+
+def nearest(clock: Clock) -> Iterator[Result]:
+    """The quantizer without dither and without a state beside FBGEMM's codec of the same number of bits, in turns: encode and decode.
+    Ours writes into memory that is there, FBGEMM's into fresh memory of torch's allocator."""
+    numel, x, out, to = clock.numel, clock.x, clock.out, clock.copy
+    for bits, name in NEAREST.items():
+        peer, spec = _rowwise(name), f"Quantizer(bits={bits}, levels='unbiased', rounding='nearest')"
+        codec, sent = _C.Codec(spec, False), peer.encode(x)
+        payload = out[:codec.encode(x, 0, out)[0]].clone()
+        for theirs, ours in ((clock.measure(peer.name, "encode, nearest", lambda peer=peer: peer.encode(x)),
+                              clock.measure(spec, "encode, nearest", lambda codec=codec: codec.encode(x, 0, out))),
+                             (clock.measure(peer.name, "decode, nearest", lambda peer=peer, sent=sent: peer.decode(sent, numel)),
+                              clock.measure(spec, "decode, nearest", lambda codec=codec, p=payload: codec.decode_mean([p], to)))):
+            yield theirs
+            yield ours
 
 
 def quiet() -> None:

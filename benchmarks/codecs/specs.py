@@ -16,6 +16,7 @@ CHOSEN = [
     ("Quantizer(bits=4, levels='unbiased')", "4 bits without a state, or where a mean over workers takes the noise out"),
     ("Quantizer(bits=3)", "with error feedback"),
     ("Quantizer(bits=2)", "with error feedback; slow links"),
+    ("Quantizer(bits=2.0)", "where parts of a parameter differ in size; an average that is planned"),
     ("Quantizer(bits=1)", "with error feedback; very slow links"),
     ("Sign()", "as one bit, encoded faster"),
     ("Ternary()", "unbiased at 2 bits; noisy"),
@@ -40,7 +41,9 @@ CHOSEN = [
     ("TopK(ratio=0.001)", "the slowest links, with error feedback"),
 ]
 
-THREADED = {"Natural", "Quantizer", "Sign", "Ternary"}  # codecs that use tsq.set_num_threads
+# Codecs that use tsq.set_num_threads.
+THREADED = {"Bernoulli", "Cast", "Dithering", "Natural", "NaturalDithering", "Quantizer", "Sign", "SparseSign", "StochasticSparsifier",
+            "Ternary", "TopK", "UniformStep"}
 
 
 def name_of(spec: str) -> str:

@@ -14,6 +14,8 @@ import torch_smoothquant as tsq
 from torch_smoothquant import _C
 
 from .measure import BUCKET, Result
+from .peers import NEAREST as NEAREST_BITS
+from .peers import ROW
 from .specs import cases
 
 HEAD = """# Compressors
@@ -35,6 +37,12 @@ three calls; indices count as 32 bits):
 
 | | bits per element | encode, ns | residual, ns | x memcpy | add, ns | error, Gaussian | heavy-tailed |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+"""
+NEAREST = """
+The quantizer to the nearest level without a state beside FBGEMM's row-wise codec of as many bits, ns per element:
+
+| bits | encode | FBGEMM, encode | decode | FBGEMM, decode |
+| ---: | ---: | ---: | ---: | ---: |
 """
 THREADS = """
 Two threads (`tsq.set_num_threads(2)`) where the codec uses them, ns per element of wall time, the best of all
@@ -97,9 +105,18 @@ def page(results: list[Result], why_not_threads: str | None = None) -> str:
             residual = found[r.name, "encode_residual", 1]
             out += row(r.name, f"{r.bits:.2f}", f"{r.ns:.3f}", f"{residual.ns:.3f}", f"{residual.ratio:.2f}", ns(r.name, "decode_add 1"),
                        short(r.error), short(r.error_heavy))
+    out += nearest_table(found, row)
     if why_not_threads:
         return f"{out}\nTwo threads (`tsq.set_num_threads(2)`): no figures, since {why_not_threads} when this page was written.\n"
     out += threads_table([spec for spec, _ in mine if (spec, "encode_residual", 2) in found], row, best)
+    return out
+
+
+def nearest_table(found: dict[tuple[str, str, int], Result], row: Callable[..., str]) -> str:
+    out = NEAREST
+    for bits, name in NEAREST_BITS.items():
+        ours, theirs = f"Quantizer(bits={bits}, levels='unbiased', rounding='nearest')", f"FBGEMM row-wise {name}, {ROW}"
+        out += row(str(bits), *(f"{found[who, f'{what}, nearest', 1].ns:.3f}" for what in ("encode", "decode") for who in (ours, theirs)))
     return out
 
 

@@ -30,7 +30,7 @@ class Contender:
 
     @property
     def adapts(self) -> bool:
-        return self.hook is not None and bool(self.hook.stats()["policy"])
+        return self.hook is not None and "buckets" in self.hook.stats()["policy"]
 
     def take_step(self) -> float:
         """One training step; returns the loss."""
@@ -53,8 +53,12 @@ def make_contender(method: str, settings: Settings, task: Task) -> Contender:
         ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
     elif method != "plain":
         hook = attach(ddp, method, settings.seed)
-    measurement = Measurement(method, spec=None if hook is None else str((hook.stats()["policy"] or hook.stats())["spec"]))
+    measurement = Measurement(method, spec=None if hook is None else described(hook.stats()))
     return Contender(ddp, task.optimizer(ddp), hook, measurement, task)
+
+
+def described(stats: dict[str, Any]) -> str:
+    return str(stats["spec"] if stats["policy"]["name"] == "Fixed" else stats["policy"]["spec"])
 
 
 def attach(ddp: DistributedDataParallel, method: str, seed: int) -> Any:

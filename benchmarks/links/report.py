@@ -31,8 +31,8 @@ def _head(result: LinkResult) -> str:
 
 def chosen(m: Measurement) -> str:
     """What a method that adapts has settled on."""
-    policy = (m.hook_stats or {}).get("policy")
-    return "-" if not policy else ", ".join(policy["buckets"]) + f" ({policy['reason']})"
+    policy = (m.hook_stats or {}).get("policy", {})
+    return "-" if "buckets" not in policy else ", ".join(policy["buckets"]) + f" ({policy['reason']})"
 
 
 def link_table(result: LinkResult) -> str:

@@ -1,8 +1,8 @@
 """python -m benchmarks.widths.kronecker [--optimizers adam] [--seeds 0 1 2] [--interval 10]
 
-What the Kronecker eigenbasis is worth: loss against bytes of UniformStep in original coordinates, in the eigenbasis, and of whole widths; four
-Gloo processes, error feedback. One line a run; then, for each point in the basis, its bytes over those that the others need for the same mean
-gap (log of the gap is linear in bits between their points, or beyond the last two).
+What the Kronecker eigenbasis is worth: loss against bytes of UniformStep in original coordinates, in the eigenbasis, and of whole
+widths; four Gloo processes, error feedback. One line a run; then, for each point in the basis, its bytes over those that the others need
+for the same mean gap (log of the gap is linear in bits between their points, or beyond the last two).
 """
 
 from __future__ import annotations
@@ -48,16 +48,17 @@ def main() -> None:
         for spec, smoothness in kinds[1:]:
             some = [(outcomes[Case(optimizer, seed, spec, smoothness)], outcomes[Case(optimizer, seed, None)]) for seed in args.seeds]
             gaps = [outcome.loss - dense.loss for outcome, dense in some]
-            points[str(spec), smoothness is not None] = statistics.mean(o.payload_bits for o, _ in some), statistics.mean(gaps)
+            bits = statistics.mean(o.payload_bits for o, _ in some)
+            points[str(spec), smoothness is not None] = bits, statistics.mean(gaps)
             seconds = statistics.median(o.seconds for o, _ in some)
-            print(f"{optimizer:5} {spec:40} {'eigenbasis' if smoothness else '':10} {points[str(spec), smoothness is not None][0]:5.2f} bits: "
+            print(f"{optimizer:5} {spec:40} {'eigenbasis' if smoothness else '':10} {bits:5.2f} bits: "
                   f"{' / '.join(f'{gap:+.4f}' for gap in gaps)}, mean {statistics.mean(gaps):+.4f}; {seconds:.0f} s")
         for spec in UNIFORM:
             bits, gap = points[spec, True]
             uniform = bits_for(gap, [points[s, False] for s in UNIFORM])
             whole = bits_for(gap, [points[s, False] for s in WHOLE])
-            print(f"{optimizer:5} {spec} in the eigenbasis, gap {gap:+.4f}: {bits:.2f} bits, {bits / uniform:.2f} of UniformStep's {uniform:.2f}, "
-                  f"{bits / whole:.2f} of whole widths' {whole:.2f}")
+            print(f"{optimizer:5} {spec} in the eigenbasis, gap {gap:+.4f}: {bits:.2f} bits, {bits / uniform:.2f} of UniformStep's "
+                  f"{uniform:.2f}, {bits / whole:.2f} of whole widths' {whole:.2f}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 #include "compressors/registry.h"
 #include "mechanisms/endpoint.h"
 #include "mechanisms/registry.h"
+#include "policy/cat.h"
 
 namespace py = pybind11;
 
@@ -46,10 +47,18 @@ at::Tensor message_of(size_t capacity, Write&& write) {
   return length == capacity ? out : out.narrow(0, 0, static_cast<int64_t>(length)).clone();
 }
 
-at::Tensor send(Sender& sender, const at::Tensor& gradient) {
+at::Tensor send(Sender& sender, const at::Tensor& gradient, const Cat* policy, double price) {
   const View x = view_of(gradient, "gradient");
   py::gil_scoped_release no_gil;
-  return message_of(sender.max_message_bytes(), [&](MutableBytes out) { return sender.send(x, out); });
+  std::optional<CatChooser> chooser;
+  if (policy) chooser = policy->chooser(1.0, price);
+  return message_of(sender.max_message_bytes(),
+                    [&](MutableBytes out) { return sender.send(x, out, chooser ? &*chooser : nullptr); });
+}
+
+std::optional<std::pair<uint64_t, double>> choice_of(const Sender& sender) {
+  if (!sender.choice()) return std::nullopt;
+  return std::pair(sender.choice()->entries, sender.choice()->factor);
 }
 
 at::Tensor receive(Receiver& receiver, const std::vector<at::Tensor>& messages) {
@@ -131,7 +140,8 @@ void bind_endpoints(py::module_& m) {
   py::class_<Sender>(m, "Sender")
       .def(py::init(&make_sender), py::arg("spec"), py::arg("numel"), py::arg("rank"), py::arg("world_size"),
            py::arg("dtype"), py::arg("seed"), py::arg("smoothness"))
-      .def("send", &send)
+      .def("send", &send, py::arg("gradient"), py::arg("policy") = nullptr, py::arg("price") = 0.0)
+      .def_property_readonly("choice", &choice_of)
       .def("state", &state_of<Sender>)
       .def("load_state", &load_state<Sender>)
       .def_property("rates", &Sender::rates, &Sender::set_rates)

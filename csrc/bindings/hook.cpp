@@ -44,6 +44,7 @@ PlannerConfig planner_config(const RunningTuple& given) {
 std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const std::string& group_name,
                            const std::string& exchange, uint64_t seed, bool hold_unused, double timeout_seconds,
                            const std::string& fingerprint, const std::optional<RunningTuple>& smoothness,
+                           const std::shared_ptr<Cat>& policy,
                            const std::optional<std::pair<double, double>>& never_slower) {
   std::vector<HookParameter> list;
   for (const auto& [name, tensor, up, down, coarser] : parameters) list.push_back({name, tensor, up, down, coarser});
@@ -51,6 +52,7 @@ std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const 
   config.averager.exchange = exchange_kind(exchange);
   config.averager.seed = seed;
   config.averager.hold_unused = hold_unused;
+  config.averager.policy = policy;
   if (never_slower) {
     config.averager.never_slower.emplace();
     std::tie(config.averager.never_slower->max_error, config.averager.never_slower->min_gain) = *never_slower;
@@ -65,8 +67,8 @@ std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const 
     config.smoothness = planner_config(*smoothness);
   const std::chrono::milliseconds timeout(static_cast<int64_t>(timeout_seconds * 1000));
   auto hook = make_hook(list, config, c10d::resolve_process_group(group_name), timeout);
-  // The last owner may hold Python's lock while a callback of a queued bucket's future waits for it: give it up to join
-  // the worker.
+  // The last owner may hold Python's lock while a callback of a queued bucket's future waits
+  // for it: give it up to join the worker.
   return {hook.get(), [hook](Hook*) mutable {
             if (Py_IsInitialized() && PyGILState_Check()) {
               py::gil_scoped_release no_gil;
@@ -154,7 +156,8 @@ using StateTuple = std::pair<Vectors, std::map<std::string, ProgressTuple>>;
 void check_whole(Averager& averager) {
   if (averager.torn())
     throw std::runtime_error(
-        "state_dict: a step broke off when some of this rank's state had moved on: load the last checkpoint");
+        "state_dict: a step broke off when some of this rank's state had moved on: load the "
+        "last checkpoint");
 }
 
 std::map<std::string, ProgressTuple> progress_of(Averager& averager) {
@@ -295,7 +298,7 @@ void load_running_state(Hook& hook, const RunningState& state) {
 
 /// Collective: every rank must give the same numbers.
 void update_smoothness(Hook& hook, const std::map<std::string, at::Tensor>& diagonals) {
-  hook.between_buckets([&](Averager& averager) {
+  hook.together([&](Averager& averager) {
     if (!averager.planner()) throw ArgumentError("update_smoothness: expected a hook with smoothness=Running(...)");
     Facts facts;
     for (const auto& [name, tensor] : diagonals) {
@@ -349,7 +352,7 @@ void bind_hook(py::module_& m) {
   py::class_<Hook, std::shared_ptr<Hook>>(m, "Hook")
       .def(py::init(&make), no_gil(), py::arg("parameters"), py::arg("group_name"), py::arg("exchange"),
            py::arg("seed"), py::arg("hold_unused"), py::arg("timeout"), py::arg("fingerprint"),
-           py::arg("smoothness") = py::none(), py::arg("never_slower") = py::none())
+           py::arg("smoothness") = py::none(), py::arg("policy") = nullptr, py::arg("never_slower") = py::none())
       .def("running_state", &running_state, no_gil())
       .def("load_running_state", &load_running_state, no_gil())
       .def("update_smoothness", &update_smoothness, no_gil())
@@ -379,6 +382,20 @@ void bind_hook(py::module_& m) {
              return names;
            })
       .def("set_specs", &Hook::set_specs, no_gil())
+      .def(
+          "price",
+          [](Hook& hook) {
+            double price = 0;
+            hook.between_buckets([&](Averager& averager) { price = averager.tuner().price(); });
+            return price;
+          },
+          no_gil())
+      .def(
+          "set_price",
+          [](Hook& hook, double price) {
+            hook.between_buckets([&](Averager& averager) { averager.tuner().set_price(price); });
+          },
+          no_gil())
       .def("scale_state", &Hook::scale_state, no_gil())
       .def("set_enabled", &Hook::set_enabled, no_gil())
       .def("close", &Hook::close, no_gil())

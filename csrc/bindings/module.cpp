@@ -85,6 +85,7 @@ PYBIND11_MODULE(_C, m) {
 
   bind_codec(m);
   bind_spec(m);
+  bind_policy(m);
   bind_smoothness(m);
   bind_endpoints(m);
   bind_hook(m);

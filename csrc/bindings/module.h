@@ -13,6 +13,7 @@ void bind_spec(pybind11::module_& m);
 void bind_endpoints(pybind11::module_& m);
 void bind_smoothness(pybind11::module_& m);
 void bind_hook(pybind11::module_& m);
+void bind_policy(pybind11::module_& m);
 
 /// Throws ArgumentError unless it is an element type of ours.
 DType dtype_of(at::ScalarType type);

@@ -16,6 +16,8 @@
 
 namespace tsq {
 
+class EntryChooser;
+
 /// Where the randomness of one encoding comes from: the stream, and the place of the first element in its parameter;
 /// and who encodes.
 struct EncodeKey {
@@ -25,6 +27,7 @@ struct EncodeKey {
   uint32_t rank = 0;
   uint32_t world_size = 1;
   double rate = 1.0;  ///< factor on a target rate (Compressor::target_bits), set by the sender's controller
+  const EntryChooser* chooser = nullptr;  ///< what sparse compressors send less than they may by; outlives the encoding
   /// What an error costs, by run of MixedQuantizer from the slice's first element on; empty: everywhere the same.
   std::span<const double> weights{};
 };
@@ -128,9 +131,20 @@ class Compressor {
   /// A slice of a parameter must start at a multiple of this many elements.
   virtual size_t granularity() const = 0;
 
+  /// True if EncodeKey::chooser has a say in what is sent.
+  virtual bool takes_chooser() const { return false; }
+
+  /// What a chooser chose for one vector v.
+  struct Choice {
+    uint64_t entries = 0;  ///< that were sent
+    double factor = 0;     ///< in [0, 1]; TopK: |C(v)|^2 / |v|^2; SparseSign: S^2 / (T |v|^2); StochasticSparsifier:
+                           ///< |v|^2 / E|C(v)|^2, C the unbiased map. NaN for v = 0
+  };
+
   struct Encoded {
     size_t bytes = 0;    ///< the payload's length; codecs whose length depends on the data stay below max_bytes
     bool finite = true;  ///< false: part of the input was Inf or NaN; that part was not sent and its state not changed
+    std::optional<Choice> choice = {};  ///< if a chooser made one
   };
 
   /// Encodes x into `out` (at least max_bytes).

@@ -1,6 +1,7 @@
 // What the compressors that keep coordinates at random, and scale them, share: a rounding and the calculus of classes.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -11,8 +12,8 @@ namespace tsq {
 /// Rounded to S, to its largest number instead of Inf.
 template <class S>
 S saturated(double value) {
-  const auto narrow = static_cast<S>(value);
-  return std::isinf(narrow) ? std::copysign(std::numeric_limits<S>::max(), narrow) : narrow;
+  constexpr double kLargest = std::numeric_limits<S>::max();
+  return static_cast<S>(std::clamp(value, -kLargest, kLargest));
 }
 
 /// The class of a random selection in U(omega), if `scaled`, or (unscaled) B(alpha) with E|T x|^2 = alpha |x|^2,

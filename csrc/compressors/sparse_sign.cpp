@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "common/error.h"
+#include "compressors/chooser.h"
 #include "compressors/random_values.h"
 #include "compressors/sparse_decode.h"
 #include "compressors/sums.h"
@@ -56,33 +57,34 @@ float SparseSign::scale_of(kernels::Form form, ConstView x, const void* state, c
     const double sum = lane_sum(kept.count, [&](size_t j) { return std::abs(static_cast<double>(kept.value[j])); });
     return saturated<float>(kept.count ? sum / static_cast<double>(kept.count) : 0.0);
   }
-  const S* const v = static_cast<const S*>(state);
-  return with_element(x.dtype, [&](auto element) {
-    using E = decltype(element);
-    const auto norm = [&](auto sum) {
-      return saturated<float>(std::sqrt(lane_sum(x.numel, [&](size_t i) {
-        const auto value = static_cast<double>(sum(i));
-        return value * value;
-      })));
-    };
-    if (form == kernels::Form::kResidual) return norm([&](size_t i) { return v[i]; });  // e + x already
-    if (form == kernels::Form::kPlain) return norm([&](size_t i) { return E::load(x.data, i); });
-    return norm([&](size_t i) { return static_cast<S>(E::load(x.data, i)) - v[i]; });
-  });
+  return saturated<float>(std::sqrt(squared_norm_of(form, x, state)));
 }
 
-Compressor::Encoded SparseSign::run(kernels::Form form, ConstView x, void* state, const EncodeKey&,
+/// Leaves of the candidates what the chooser wants; what it chose.
+template <class S>
+Compressor::Choice SparseSign::choose(kernels::Form form, ConstView x, const void* state, const EntryChooser& chooser,
+                                      Selection<S>& kept) const {
+  thread_local std::vector<S> candidates;  // the chooser may reorder these
+  candidates.assign(kept.value.begin(), kept.value.begin() + static_cast<ptrdiff_t>(kept.count));
+  keep_largest(kept, chooser.signs(std::span<const S>(candidates), {x.numel, 1.0, 8.0 * kScaleBytes}));
+  const double sum = lane_sum(kept.count, [&](size_t j) { return std::abs(static_cast<double>(kept.value[j])); });
+  return {kept.count, sum * sum / (static_cast<double>(kept.count) * squared_norm_of(form, x, state))};
+}
+
+Compressor::Encoded SparseSign::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
                                     MutableBytes out) const {
   if (x.numel >> 32) throw ArgumentError(concat("SparseSign: expected fewer than 2^32 elements, got ", x.numel));
   return with_element(x.dtype, [&](auto element) -> Encoded {
     using S = typename decltype(element)::State;
     thread_local Selection<S> kept;  // reused: as large as the largest section's
     const bool finite = select_largest(form, x, state, count_.of(x.numel), kept);
-    const float scale = finite ? scale_of(form, x, state, kept) : 0.0f;
+    std::optional<Choice> choice;
+    if (finite && key.chooser) choice = choose(form, x, state, *key.chooser, kept);
+    const float scale = finite && kept.count ? scale_of(form, x, state, kept) : 0.0f;
     if (scale == 0) {
       const size_t bytes = zero_bytes(x.numel, x.dtype);
       std::fill_n(out.begin(), bytes, uint8_t{0});
-      return {bytes, finite};
+      return {bytes, finite, choice};
     }
     store<float>(out.data(), scale);
     const size_t at =
@@ -97,7 +99,7 @@ Compressor::Encoded SparseSign::run(kernels::Form form, ConstView x, void* state
       if (form == kernels::Form::kResidual) v[kept.index[j]] -= sent;
       if (form == kernels::Form::kShifted) v[kept.index[j]] += sent;
     }
-    return {bytes, true};
+    return {bytes, true, choice};
   });
 }
 

@@ -38,6 +38,7 @@ class SparseSign final : public FusedCompressor {
   bool has_fixed_size() const override { return false; }
   double expected_bits(size_t n, DType dtype) const override { return 8.0 * static_cast<double>(max_bytes(n, dtype)); }
   size_t granularity() const override { return 1; }
+  bool takes_chooser() const override { return true; }
 
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
@@ -48,6 +49,9 @@ class SparseSign final : public FusedCompressor {
   /// As TopK's: x.numel < 2^32; not finite: the payload of zeros, the state as it was (kResidual: to rounding).
   Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const override;
 
+  template <class S>
+  Choice choose(kernels::Form form, ConstView x, const void* state, const EntryChooser& chooser,
+                Selection<S>& kept) const;
   template <class S>
   float scale_of(kernels::Form form, ConstView x, const void* state, const Selection<S>& kept) const;
 

@@ -21,6 +21,11 @@ double SparseVector::expected_bits(size_t n, DType dtype) const {
   return 8.0 * static_cast<double>(wire::max_index_bytes(n, entries) + values_.bytes(entries, dtype));
 }
 
+EntryCode SparseVector::code_of(ConstView x) const {
+  constexpr size_t kMany = 4096;  // a quantizer's scales are shared by many values
+  return {x.numel, 8.0 * static_cast<double>(values_.bytes(kMany, x.dtype)) / static_cast<double>(kMany), 0.0};
+}
+
 void SparseVector::check_length(const char* name, uint64_t n) {
   if (n >> 32) throw ArgumentError(concat(name, ": expected fewer than 2^32 elements, got ", n));
 }

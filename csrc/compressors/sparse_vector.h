@@ -2,6 +2,7 @@
 // They differ in what they keep and by what they scale it; what is sent, read and subtracted from a residual is here.
 #pragma once
 
+#include "compressors/chooser.h"
 #include "compressors/topk_select.h"
 #include "compressors/values.h"
 
@@ -29,6 +30,9 @@ class SparseVector : public FusedCompressor {
   explicit SparseVector(Values values) : values_(std::move(values)) {}
 
   const Values& values() const { return values_; }
+
+  /// For a chooser.
+  EntryCode code_of(ConstView x) const;
 
   /// Throws ArgumentError, which begins with `name`, unless n < 2^32.
   static void check_length(const char* name, uint64_t n);

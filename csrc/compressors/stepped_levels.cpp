@@ -109,7 +109,9 @@ size_t SteppedLevels::max_bytes(size_t n, DType) const {
   return n ? scale_bytes(n) + 1 + wire::max_level_bytes(n, 16) : 0;
 }
 
-size_t SteppedLevels::zero_bytes(size_t n, DType) const { return n ? scale_bytes(n) + 1 : 0; }
+size_t SteppedLevels::zero_bytes(size_t n, DType) const {
+  return n ? scale_bytes(n) + 1 + 4 * wire::level_segments(n) : 0;
+}
 
 double SteppedLevels::expected_bits(size_t n, DType) const {
   return n ? elias_budget_bits(static_cast<double>(n), entries(n), static_cast<double>(scale_bytes(n))) : 0;
@@ -168,7 +170,10 @@ Compressor::Encoded SteppedLevels::run(kernels::Form form, ConstView x, void* st
       store<float>(out.data() + 4 * l, scale);
   }
   out[scales] = static_cast<uint8_t>(width);
-  if (width == 0) return {scales + 1, true};
+  if (width == 0) {
+    std::fill_n(out.begin() + static_cast<ptrdiff_t>(scales) + 1, 4 * wire::level_segments(n), uint8_t{0});
+    return {zero_bytes(n, x.dtype), true};
+  }
 
   uint8_t* head = out.data() + scales + 1;
   size_t at = scales + 1 + 4 * wire::level_segments(n), block = 0;
@@ -227,9 +232,13 @@ void SteppedLevels::validate(Bytes in, uint64_t n, DType) const {
     if (std::signbit(scale) || !(scale <= cap)) throw_wire("payload", concat("scales from 0 to ", cap), scale);
   }
   const Bytes coded = in.subspan(scales + 1);
-  const uint64_t bytes = width ? wire::level_bytes(coded, n, width) : 0;
+  const uint64_t bytes = width ? wire::level_bytes(coded, n, width) : 4 * wire::level_segments(n);
   if (bytes != coded.size()) throw_wire("bytes", concat("those of ", n, " elements"), in.size());
-  if (width == 0) return;
+  if (width == 0) {
+    if (std::any_of(coded.begin(), coded.end(), [](uint8_t b) { return b != 0; }))
+      throw_wire("payload", "heads of 0 with the width 0", "others");
+    return;
+  }
   const std::vector<size_t> bounds = block_bounds(n, count);
   wire::LevelReader reader(coded, n, width);
   int16_t* const levels = scratch().levels.data();

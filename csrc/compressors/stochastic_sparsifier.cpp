@@ -15,11 +15,17 @@ namespace {
 
 using kernels::moments, kernels::sum_below, kernels::scalar::moments, kernels::scalar::sum_below;  // float, double
 
-/// |x|^2 / V with |x| in units of tau, in which V is the sum of y^2 where y >= 1, else of y. Sums as lane_sum.
+/// |x|^2 / V with |x| in units of tau, V the sum of x^2 / min(1, |r| / tau). Sums as lane_sum.
 template <class S>
-double shrink_of(const S* x, size_t n, double tau) {
-  const kernels::Moments sums = moments(x, n, 1.0 / tau);
-  const double shrink = sums.squares / sums.at_least;
+double shrink_of(const S* x, const S* r, size_t n, double tau) {
+  const double inverse = 1.0 / tau;
+  const kernels::Moments sums = moments(x, n, inverse);
+  const auto in_units = [&](S value) { return std::abs(static_cast<double>(value)) * inverse; };
+  const double second_moment = x == r ? sums.at_least : lane_sum(n, [&](size_t i) {
+    const double y = in_units(x[i]);
+    return r[i] == 0 ? 0.0 : y * std::max(y, y / in_units(r[i]));
+  });
+  const double shrink = sums.squares / second_moment;
   return shrink < 1.0 ? shrink : 1.0;  // 0 / 0, or squares that overflow: what counts is sent with certainty
 }
 
@@ -83,13 +89,16 @@ Compressor::Encoded StochasticSparsifier::run(kernels::Form form, ConstView x, v
   check_length("StochasticSparsifier", x.numel);
   return with_element(x.dtype, [&](auto element) -> Encoded {
     using S = typename decltype(element)::State;
-    thread_local std::vector<S> buffer;  // these two are reused: as large as the largest section's
+    thread_local std::vector<S> buffer, products;  // these are reused: as large as the largest section's
     thread_local Selection<S> kept;
     const S* const sums = sums_of(form, x, state, buffer, 0x1p990);  // so that no sum of magnitudes overflows
     if (!sums) return send_nothing(x, out);
-    const double tau = solve_threshold(sums, x.numel, count_.of(x.numel));
+    const auto weights = key.chooser ? key.chooser->weights(key.offset, x.numel) : std::span<const double>();
+    const S* const ranks = ranks_of(sums, x.numel, weights, products);
+    double tau = solve_threshold(ranks, x.numel, count_.of(x.numel));
+    if (key.chooser) tau = std::max(tau, key.chooser->threshold(std::span<const S>(ranks, x.numel), code_of(x)));
     const size_t room = max_entries(x.numel);
-    double shrink = config_.shrunk && tau > 0 ? shrink_of(sums, x.numel, tau) : 1.0;
+    double shrink = config_.shrunk && tau > 0 ? shrink_of(sums, ranks, x.numel, tau) : 1.0;
     if (config_.shrunk) shrink /= 1.0 + values().class_of(room).omega.value_or(0.0);
     const double per_unit = std::min(0x1p32 / tau, std::numeric_limits<double>::max());  // tau may be 0
     select_in_pieces(x.numel, kept, [&](size_t begin, size_t end, Selection<S>& part) {
@@ -103,10 +112,10 @@ Compressor::Encoded StochasticSparsifier::run(kernels::Form form, ConstView x, v
           if (sums[i] != 0) take(i, 1.0);
         return true;
       }
-      const auto bar = [&](size_t i) { return std::min(0x1p32, std::abs(static_cast<double>(sums[i])) * per_unit); };
+      const auto bar = [&](size_t i) { return std::min(0x1p32, std::abs(static_cast<double>(ranks[i])) * per_unit); };
       const S unit = static_cast<S>(per_unit * 0x1p-16);
       const auto coarse = [&](size_t i) {  // rounding is far below the 1; 0 times infinity gives the largest bar
-        return static_cast<uint32_t>(static_cast<int32_t>(std::min<S>(0x1p16, std::abs(sums[i]) * unit))) + 1;
+        return static_cast<uint32_t>(static_cast<int32_t>(std::min<S>(0x1p16, std::abs(ranks[i]) * unit))) + 1;
       };
       const auto threshold = [&](size_t i) { return static_cast<uint64_t>(bar(i)); };
       sample(key.philox, key.offset, begin, end, coarse, threshold,
@@ -114,7 +123,11 @@ Compressor::Encoded StochasticSparsifier::run(kernels::Form form, ConstView x, v
       return true;
     });
     kept.count = std::min(kept.count, room);
-    return send(form, x, state, key, kept, out);
+    std::optional<Choice> choice;  // before `state`, which may be what `sums` points to, moves on
+    if (key.chooser) choice = {kept.count, tau > 0 ? shrink_of(ranks, ranks, x.numel, tau) : 1.0};
+    Encoded sent = send(form, x, state, key, kept, out);
+    sent.choice = choice;
+    return sent;
   });
 }
 

@@ -31,6 +31,7 @@ class StochasticSparsifier final : public SparseVector {
 
   std::string spec() const override;
   Class class_of(size_t n, uint32_t world_size = 1) const override;
+  bool takes_chooser() const override { return true; }
   std::optional<double> script_L(const Smoothness& L, size_t n, uint32_t world_size) const override;
   CompressorPtr as_contractive() const override { return with(true); }
   CompressorPtr as_unbiased() const override { return with(false); }

@@ -36,10 +36,29 @@ uint64_t bounded(uint64_t random, uint64_t bound) {
   return ((random >> 32) * bound + (low >> 32)) >> 32;
 }
 
-/// Where in its group a rank's element stands.
-uint32_t place(uint32_t word, uint32_t rank, uint32_t world) {
-  const uint64_t at = rank + (uint64_t{word} * world >> 32);
-  return static_cast<uint32_t>(at < world ? at : at - world);
+/// Where in its group a rank's element stands; rank < world. UInt: 32 bits do for worlds below 2^31.
+template <class UInt>
+UInt place(uint32_t word, UInt rank, UInt world) {
+  const UInt at = rank + static_cast<UInt>(uint64_t{word} * world >> 32);
+  return std::min<UInt>(at, at - world);  // below 0 it wraps around
+}
+
+/// The elements of a rank in the groups [first, end), in which `first` is a multiple of the words of a tile.
+template <class UInt>
+void deal(PhiloxKey key, UInt rank, UInt world, uint64_t first, uint64_t end, uint32_t* out) {
+  using kernels::PhiloxTile;
+  constexpr size_t kWords = 4 * PhiloxTile::kLanes;
+  PhiloxTile tile;
+  uint32_t places[4][PhiloxTile::kLanes];
+  for (uint64_t begin = first; begin < end; begin += kWords, out += kWords) {
+    kernels::philox_tile(key, begin / kWords, 0, &tile);
+    for (size_t w = 0; w < 4; ++w)
+      for (size_t lane = 0; lane < PhiloxTile::kLanes; ++lane)
+        places[w][lane] = static_cast<uint32_t>(place<UInt>(tile.words[w][lane], rank, world));
+    const auto base = static_cast<uint32_t>(begin), step = static_cast<uint32_t>(world);
+    for (uint32_t k = 0; k < std::min<uint64_t>(kWords, end - begin); ++k)
+      out[k] = (base + k) * step + places[k % 4][k / 4];
+  }
 }
 
 SubsetHead head_of(const uint8_t* in) { return {load<uint64_t>(in), load<uint64_t>(in + 8)}; }
@@ -80,23 +99,17 @@ void draw_subset(uint64_t key, uint64_t n, uint64_t count, std::vector<uint32_t>
 
 uint64_t share_size(uint64_t key, uint64_t n, uint32_t rank, uint32_t world) {
   const uint64_t groups = n / world;
-  return groups + (place(Stream(key)[groups], rank, world) < n % world);
+  return groups + (place<uint64_t>(Stream(key)[groups], rank, world) < n % world);
 }
 
 void draw_share(uint64_t key, uint64_t n, uint32_t rank, uint32_t world, std::vector<uint32_t>& out) {
-  using kernels::PhiloxTile;
-  constexpr size_t kWords = 4 * PhiloxTile::kLanes;
   out.resize(share_size(key, n, rank, world));
   const PhiloxKey philox{static_cast<uint32_t>(key), static_cast<uint32_t>(key >> 32)};
-  parallel_for(0, out.size(), 128 * kWords, [&](size_t first, size_t end) {
-    PhiloxTile tile;
-    uint32_t places[kWords];
-    for (size_t begin = first; begin < end; begin += kWords) {
-      kernels::philox_tile(philox, begin / kWords, 0, &tile);
-      for (size_t k = 0; k < kWords; ++k) places[k] = place(tile.word(k), rank, world);
-      for (size_t k = 0; k < std::min(kWords, end - begin); ++k)
-        out[begin + k] = static_cast<uint32_t>((begin + k) * world + places[k]);
-    }
+  parallel_for(0, out.size(), size_t{1} << 14, [&](size_t first, size_t end) {
+    if (world >> 31)
+      deal<uint64_t>(philox, rank, world, first, end, out.data() + first);
+    else
+      deal<uint32_t>(philox, rank, world, first, end, out.data() + first);
   });
 }
 

@@ -78,6 +78,23 @@ const S* sums_of(kernels::Form form, ConstView x, void* state, std::vector<S>& b
   });
 }
 
+double squared_norm_of(kernels::Form form, ConstView x, const void* state) {
+  return with_element(x.dtype, [&](auto element) {
+    using E = decltype(element);
+    using S = typename E::State;
+    const S* const v = static_cast<const S*>(state);
+    const auto norm = [&](auto sum) {
+      return lane_sum(x.numel, [&](size_t i) {
+        const auto value = static_cast<double>(sum(i));
+        return value * value;
+      });
+    };
+    if (form == kernels::Form::kResidual) return norm([&](size_t i) { return v[i]; });
+    if (form == kernels::Form::kPlain) return norm([&](size_t i) { return E::load(x.data, i); });
+    return norm([&](size_t i) { return static_cast<S>(E::load(x.data, i)) - v[i]; });
+  });
+}
+
 template const float* sums_of(kernels::Form, ConstView, void*, std::vector<float>&, double);
 template const double* sums_of(kernels::Form, ConstView, void*, std::vector<double>&, double);
 

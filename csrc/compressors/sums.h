@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <span>
 #include <vector>
 
 #include "kernels/philox_tile.h"
@@ -21,6 +23,19 @@ const S* sums_of(kernels::Form form, ConstView x, void* state, std::vector<S>& b
 extern template const float* sums_of(kernels::Form, ConstView, void*, std::vector<float>&, double);
 extern template const double* sums_of(kernels::Form, ConstView, void*, std::vector<double>&, double);
 
+/// What a chooser ranks by: x[i] * weights[i] in S, in `buffer`; without weights x itself.
+template <class S>
+const S* ranks_of(const S* x, size_t n, std::span<const double> weights, std::vector<S>& buffer) {
+  if (weights.empty()) return x;
+  buffer.resize(std::max<size_t>(n, 1));
+  for (size_t i = 0; i < n; ++i) buffer[i] = static_cast<S>(static_cast<double>(x[i]) * weights[i]);
+  return buffer.data();
+}
+
+/// Sum of the squares of x, e + x (kResidual: the state is e + x already) or x - h, each computed in S. Order:
+/// lane_sum.
+double squared_norm_of(kernels::Form form, ConstView x, const void* state);
+
 using kernels::lane_sum;
 
 /// Calls take(i) for those of the elements [begin, end) of a slice at `offset` whose uniform number R_i in [0, 2^32) is
@@ -31,31 +46,30 @@ template <class Coarse, class Threshold, class Take>
 void sample(PhiloxKey key, uint64_t offset, size_t begin, size_t end, Coarse coarse, Threshold threshold, Take take) {
   constexpr size_t kTile = kernels::PhiloxTile::kElements;
   kernels::PhiloxTile high, low;
-  uint32_t bar[kTile] = {}, dither[kTile];
-  uint8_t candidates[kTile + 1];
+  uint32_t bar[kTile] = {};
+  uint64_t candidates[kTile / 64];
   while (begin < end) {
     const uint64_t tile = (offset + begin) / kTile;
     const size_t first = (offset + begin) % kTile, count = std::min(kTile - first, end - begin);
     kernels::philox_tile(key, tile, 1, &high);
-    high.dithers(dither);
-    for (size_t i = 0; i < count; ++i) bar[i] = coarse(begin + i);
-    size_t found = 0;
-    for (size_t i = 0; i < count; ++i) {  // without a branch that cannot be foreseen
-      candidates[found] = static_cast<uint8_t>(i);
-      found += dither[first + i] <= bar[i];
-    }
+    for (size_t i = 0; i < count; ++i) bar[first + i] = coarse(begin + i);
+    kernels::dithers_at_most(high, bar, candidates);
     bool have_low = false;
-    for (size_t j = 0; j < found; ++j) {
-      const size_t i = candidates[j];
-      const uint64_t r = dither[first + i], exact = threshold(begin + i);
-      if (r > exact >> 16) continue;
+    const auto look = [&](size_t i) {  // in the tile
+      if (i < first || i >= first + count) return;
+      const size_t at = begin + i - first;
+      const uint64_t r = high.dither(i), exact = threshold(at);
+      if (r > exact >> 16) return;
       if (r == exact >> 16) {
         if (!have_low) kernels::philox_tile(key, tile, 2, &low);
         have_low = true;
-        if ((r << 16 | low.dither(first + i)) >= exact) continue;
+        if ((r << 16 | low.dither(i)) >= exact) return;
       }
-      take(begin + i);
-    }
+      take(at);
+    };
+    for (size_t word = 0; word < kTile / 64; ++word)
+      for (uint64_t left = candidates[word]; left != 0; left &= left - 1)
+        look(64 * word + static_cast<size_t>(std::countr_zero(left)));
     begin += count;
   }
 }

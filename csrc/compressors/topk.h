@@ -28,6 +28,7 @@ class TopK final : public SparseVector {
 
   std::string spec() const override { return "TopK(" + count_.text() + values().spec() + ")"; }
   Class class_of(size_t n, uint32_t world_size = 1) const override;
+  bool takes_chooser() const override { return true; }
   CompressorPtr as_contractive() const override { return with(values().contractive()); }
   CompressorPtr as_unbiased() const override { return with(values().unbiased()); }
 
@@ -39,6 +40,10 @@ class TopK final : public SparseVector {
   /// x.numel < 2^32, else ArgumentError. If an element of what is compressed is not finite, the payload is the one of
   /// zeros and the state is as it was (kResidual: to rounding; callers with state look at x first).
   Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const override;
+
+  template <class S>
+  std::optional<Choice> choose(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
+                               Selection<S>& kept) const;
 
   CompressorPtr with(const Values& values) const {
     return std::make_shared<TopK>(Config{config_.ratio, config_.k, values});

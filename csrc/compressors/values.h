@@ -2,6 +2,9 @@
 // or through a quantizer over the vector of kept values. Format: docs/wire_format.md, "Value coding".
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,8 +20,8 @@ namespace tsq {
 template <class E, class S>
 void store_saturated(void* to, size_t i, S value) {
   using Wide = typename E::State;
-  auto wide = static_cast<Wide>(value);
-  if (std::isinf(wide)) wide = std::copysign(std::numeric_limits<Wide>::max(), wide);
+  constexpr Wide kLargest = std::numeric_limits<Wide>::max();
+  const Wide wide = std::clamp(static_cast<Wide>(value), -kLargest, kLargest);
   E::store(to, i, wide);
   if constexpr (!std::is_same_v<E, Element<DType::kFloat32>> && !std::is_same_v<E, Element<DType::kFloat64>>) {
     const bool half = std::is_same_v<E, Element<DType::kFloat16>>;

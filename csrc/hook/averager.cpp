@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "common/convert.h"
 #include "common/error.h"
@@ -35,6 +36,9 @@ Averager::Averager(std::vector<Parameter> parameters, const AveragerConfig& conf
       transport_(*exchange_),
       states_(parameters_, config.exchange, static_cast<uint32_t>(exchange_->rank()),
               static_cast<uint32_t>(exchange_->size())),
+      tuner_(config.policy, parameters_.size(),
+             std::accumulate(parameters_.begin(), parameters_.end(), size_t{0},
+                             [](size_t sum, const Parameter& p) { return sum + p.numel; })),
       may_owe_(parameters_.size(), kWorkers | kOwners),
       delivery_(parameters_.size()),
       recorder_(parameters_.size(), config.clock) {
@@ -104,6 +108,7 @@ void Averager::settle(ConstView delivered) {
 
 void Averager::scale_state(double factor) {
   for (const StateRef& ref : states_.all()) scale(ref.view, factor);
+  tuner_.scale(factor);
   if (planner_) planner_->scale(factor);
 }
 
@@ -170,6 +175,8 @@ void Averager::average_as_chosen(const Layout& layout, View buffer) {
   }
   if (planner_ && planner_->begin(layout.ids, parameters_)) recorder_.plan(*planner_);
   sent_.clear();
+  tuner_.begin(layout.ids, layout.numel);
+  const Tuner::Bucket before = spent();
   inspect_all(layout, buffer);
   try {
     if (choice_.kind == ExchangeKind::kAllGather)
@@ -181,9 +188,27 @@ void Averager::average_as_chosen(const Layout& layout, View buffer) {
     add_owed(buffer, -1.0);
     throw;
   }
+  learn(before, buffer);
   settle(buffer);
   if (planner_) planner_->observe(layout, buffer);
   finish_step(layout);
+}
+
+/// Counters so far.
+Tuner::Bucket Averager::spent() const {
+  if (!tuner_.active()) return {};
+  const double world = exchange_->size();
+  // Sharded, of every byte of a message (W - 1) / W leaves this rank; all_gather: W - 1.
+  const double per_message = config_.exchange == ExchangeKind::kSharded ? world / (world - 1) : 1 / (world - 1);
+  return {transport_.agreed_bytes(), static_cast<double>(exchange_->traffic().wire_bytes) * per_message,
+          recorder_.stats().exchange_seconds};
+}
+
+void Averager::learn(const Tuner::Bucket& before, ConstView mean) {
+  const Tuner::Bucket now = spent();
+  tuner_.learn({now.agreed_bytes - before.agreed_bytes, now.message_bytes - before.message_bytes,
+                now.exchange_seconds - before.exchange_seconds},
+               mean);
 }
 
 void Averager::finish_step(const Layout& layout) {
@@ -309,8 +334,10 @@ void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, Con
   const bool watched = delivery == Delivery::kSend && !owner;
   const bool now = steering_ && steering_->wants_error();
   if (watched) recorder_.watch(piece, x, states_, /*before=*/true, now);
+  StepKey key = key_of(piece, owner);
+  key.encode.chooser = tuner_.chooser(piece.numel);
   const bool changed = send_slice(mechanism(piece, owner), delivery, x,
-                                  states_.of(owner ? Side::kOwner : Side::kWorker, piece), key_of(piece, owner), parts);
+                                  states_.of(owner ? Side::kOwner : Side::kWorker, piece), key, parts);
   for (const wire::Section& section : parts.sections()) out.add(section);
   if (watched) recorder_.watch(piece, x, states_, /*before=*/false, now);
   sent_.push_back({&piece, owner, x, parts.sections(), payloads_of(parts), parts.targets(), changed});

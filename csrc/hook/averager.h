@@ -19,6 +19,7 @@
 #include "hook/states.h"
 #include "hook/steering.h"
 #include "hook/transport.h"
+#include "hook/tuner.h"
 #include "mechanisms/section.h"
 
 namespace tsq {
@@ -29,6 +30,7 @@ struct AveragerConfig {
   /// With DDP's find_unused_parameters: a parameter without a gradient in this step (all zero here) keeps its residual,
   /// because DDP throws the result away if no rank used it.
   bool hold_unused = false;
+  std::shared_ptr<const Cat> policy = nullptr;  ///< null: every compressor sends what its spec says
   /// What chooses how buckets travel, dense or by `exchange` (sharded: all_gather too, where receivers have no state);
   /// none: all by `exchange`, at level 0. Its world_size, levels and kinds are filled in.
   std::optional<NeverSlowerConfig> never_slower = {};
@@ -90,6 +92,8 @@ class Averager {
 
   std::vector<Watched> watched() const { return recorder_.watched(); }
 
+  Tuner& tuner() { return tuner_; }
+
  private:
   /// A slice that was sent and may have to be taken back.
   struct Sent {
@@ -115,6 +119,7 @@ class Averager {
   size_t limit(const Shard& shard, bool owner) const;
   bool fixed(const Layout& layout, bool owner) const;
   StepKey key_of(const Piece& piece, bool owner) const;
+  Tuner::Bucket spent() const;
   void inspect_all(const Layout& layout, ConstView buffer);
   size_t send_shard(const Shard& shard, ConstView buffer, MutableBytes out);
   std::vector<wire::Message> check_messages(std::span<const Bytes> messages, const Shard& shard, bool owner,
@@ -131,6 +136,7 @@ class Averager {
   void take_back();
   void retract(const Sent& sent);
   void finish_step(const Layout& layout);
+  void learn(const Tuner::Bucket& before, ConstView mean);
   void average_dense(View buffer);
   void average_all_gather(const Layout& layout, View buffer);
   void average_sharded(const Layout& layout, View buffer);
@@ -143,6 +149,7 @@ class Averager {
   std::unique_ptr<Exchange> exchange_;
   Transport transport_;
   States states_;
+  Tuner tuner_;
   std::unique_ptr<Steering> steering_;  // null without a policy
   Choice choice_;                       // of the current bucket
   bool enabled_ = true;

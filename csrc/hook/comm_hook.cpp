@@ -10,12 +10,14 @@ namespace tsq {
 
 namespace {
 
-/// The mechanism of a spec; ArgumentError if it asks for a smoothness, which a hook does not give.
-MechanismPtr mechanism_of(const std::string& spec) {
+/// The mechanism of a parameter's spec; ArgumentError if its budget is not for as many elements, or if it asks for a
+/// smoothness, which a hook does not give.
+MechanismPtr mechanism_of(const std::string& spec, size_t numel) {
   MechanismPtr mechanism = parse_mechanism(spec);
   if (const char* const kind = mechanism->lacks_smoothness())
     throw ArgumentError(
         concat("spec: expected one without smoothness='", kind, "': a hook has none to give, got ", spec));
+  mechanism->check_numel(numel);
   return mechanism;
 }
 
@@ -35,9 +37,10 @@ std::vector<Parameter> to_parameters(const std::vector<HookParameter>& given, bo
     if (!p.tensor.device().is_cpu())
       throw ArgumentError(concat("parameter ", p.name, ": expected device cpu, got ", p.tensor.device().str(),
                                  "; kernels for other devices do not exist yet"));
-    out.push_back({p.name, static_cast<size_t>(p.tensor.numel()), dtype_of(p.tensor, p.name), mechanism_of(p.up),
-                   mechanism_of(p.down)});
-    for (const auto& [up, down] : p.coarser) out.back().coarser.emplace_back(mechanism_of(up), mechanism_of(down));
+    const auto numel = static_cast<size_t>(p.tensor.numel());
+    out.push_back({p.name, numel, dtype_of(p.tensor, p.name), mechanism_of(p.up, numel), mechanism_of(p.down, numel)});
+    for (const auto& [up, down] : p.coarser)
+      out.back().coarser.emplace_back(mechanism_of(up, numel), mechanism_of(down, numel));
   }
   if (plannable) Planner::make_plannable(out);
   return out;
@@ -194,7 +197,8 @@ void Hook::set_specs(const std::vector<std::pair<std::string, std::string>>& spe
   std::vector<std::pair<MechanismPtr, MechanismPtr>> mechanisms;
   Facts facts;
   for (size_t i = 0; i < specs.size(); ++i) {
-    mechanisms.emplace_back(mechanism_of(specs[i].first), mechanism_of(specs[i].second));
+    const size_t numel = averager_.parameters()[i].numel;
+    mechanisms.emplace_back(mechanism_of(specs[i].first, numel), mechanism_of(specs[i].second, numel));
     facts.emplace_back(averager_.parameters()[i].name, concat("up ", specs[i].first, " down ", specs[i].second));
   }
   together([&](Averager& averager) {

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "common/error.h"
+#include "wire/message.h"
 
 namespace tsq {
 
@@ -19,6 +20,7 @@ std::vector<size_t> Transport::gather_lengths(std::span<const size_t> mine) {
       all_gather_sealed(exchange_, {reinterpret_cast<const uint8_t*>(own.data()), 8 * own.size()}, Counted::kYes);
   std::vector<size_t> lengths;
   for (size_t at = 0; at < all.size(); at += 8) lengths.push_back(load<uint64_t>(&all[at]));
+  for (const size_t length : lengths) agreed_bytes_ += length - std::min(length, wire::kHeaderBytes);
   return lengths;
 }
 

@@ -29,6 +29,10 @@ class Transport {
   std::vector<Bytes> to_owners(MutableBytes mine, std::span<const size_t> lengths, std::span<const size_t> limits,
                                bool fixed);
 
+  /// Lengths of all ranks' messages without their headers, as far as they were agreed, added up so far: the same on
+  /// every rank.
+  uint64_t agreed_bytes() const { return agreed_bytes_; }
+
   size_t buffer_bytes() const { return pack_.size() + receive_.size(); }
 
  private:
@@ -36,6 +40,7 @@ class Transport {
   std::vector<size_t> gather_lengths(std::span<const size_t> mine);
 
   Exchange& exchange_;
+  uint64_t agreed_bytes_ = 0;
   std::vector<uint8_t> pack_, receive_;  // only ever grow
 };
 

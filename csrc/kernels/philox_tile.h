@@ -20,20 +20,19 @@ struct PhiloxTile {
     const size_t row = i / kLanes;
     return words[row / 2][i % kLanes] >> (16 * (row % 2)) & 0xFFFFu;
   }
-  /// The dithers of all elements.
-  void dithers(uint32_t (&out)[kElements]) const {
-    for (size_t row = 0; row < kElements / kLanes; ++row)
-      for (size_t lane = 0; lane < kLanes; ++lane)
-        out[row * kLanes + lane] = words[row / 2][lane] >> (16 * (row % 2)) & 0xFFFFu;
-  }
   /// The words of counter j, one after the other: word k of all.
   uint32_t word(size_t k) const { return words[k % 4][k / 4]; }
 };
+
+/// Bit i of `out`, 256 bits: whether the dither of element i of the tile is at most bars[i]. `words` as philox_tile
+/// gives them.
+void dithers_at_most(const PhiloxTile& words, const uint32_t* bars, uint64_t* out);
 
 /// The counters (low, high 32 bits of 32 tile + lane, domain, 0). Domain 0 is the dither of codec 1.
 void philox_tile(PhiloxKey key, uint64_t tile, uint32_t domain, PhiloxTile* out);
 
 namespace scalar {
+void dithers_at_most(const PhiloxTile& words, const uint32_t* bars, uint64_t* out);
 void philox_tile(PhiloxKey key, uint64_t tile, uint32_t domain, PhiloxTile* out);
 }  // namespace scalar
 

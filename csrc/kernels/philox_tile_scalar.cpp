@@ -12,4 +12,11 @@ void philox_tile(PhiloxKey key, uint64_t tile, uint32_t domain, PhiloxTile* out)
   }
 }
 
+void dithers_at_most(const PhiloxTile& words, const uint32_t* bars, uint64_t* out) {
+  for (size_t i = 0; i < PhiloxTile::kElements; ++i) {
+    if (i % 64 == 0) out[i / 64] = 0;
+    out[i / 64] |= uint64_t{words.dither(i) <= bars[i]} << i % 64;
+  }
+}
+
 }  // namespace tsq::kernels::scalar

@@ -7,6 +7,7 @@
 #include "common/convert.h"
 #include "common/error.h"
 #include "common/expression.h"
+#include "compressors/chooser.h"
 #include "mechanisms/vectors.h"
 
 namespace tsq {
@@ -64,10 +65,12 @@ bool AdaCGD::send(ConstView x, std::span<const View> state, const StepKey& key, 
   const double allowed = key.first ? 0.0 : zeta(x.numel, key.encode.world_size) * distance.to_previous;
   size_t level = 0;
   if (distance.to_shift <= allowed && !key.first) {
-    out.skip();
+    out.skip();  // for nothing: no policy can do better
   } else {
-    level = with_element(x.dtype, [&](auto element) {
-      return climb<typename decltype(element)::State>({x, h, key.encode, distance.to_shift, allowed}, out);
+    Errand errand{x, h, key.encode, key.encode.chooser, distance.to_shift, allowed};
+    errand.key.chooser = nullptr;
+    level = errand.chooser ? choose(errand, out) : with_element(x.dtype, [&](auto element) {
+      return climb<typename decltype(element)::State>(errand, out);
     });
     if (level == 0) return false;
   }
@@ -78,7 +81,7 @@ bool AdaCGD::send(ConstView x, std::span<const View> state, const StepKey& key, 
 
 template <class S>
 size_t AdaCGD::climb(const Errand& errand, Parts& out) const {
-  const auto& [x, h, key, size, allowed] = errand;
+  const auto& [x, h, key, chooser, size, allowed] = errand;
   thread_local std::vector<Selection<S>> selected;  // by level; reused: as large as the largest slice's
   if (!select_all(errand, selected)) return 0;
   size_t level = 1;
@@ -100,6 +103,31 @@ size_t AdaCGD::climb(const Errand& errand, Parts& out) const {
   if (last == nullptr || level == 1) return send_increment(*ladder_[level - 1], x, h, key, out) ? level : 0;
   out.add(*last, last->send(kernels::Form::kShifted, x, h.data, key, selected[level - 1], out.room()).bytes);
   return level;
+}
+
+size_t AdaCGD::choose(const Errand& errand, Parts& out) const {
+  const auto& [x, h, key, chooser, size, allowed] = errand;
+  const ScratchVector moved(x.numel, h.dtype);
+  size_t best = 0;
+  double best_utility = 0;
+  Compressor::Choice choice;
+  for (size_t level = 1; level <= ladder_.size(); ++level) {
+    assign(moved.view(), h);
+    if (!send_increment(*ladder_[level - 1], x, moved.view(), key, out)) return 0;
+    const double left = squared_distance(x, moved.view()), bits = 8.0 * static_cast<double>(out.bytes());
+    out.clear();
+    if (level < ladder_.size() && left > allowed) continue;
+    const TopK* const sparse = sparse_[level - 1];
+    const uint64_t entries = sparse ? sparse->target(x.numel) : x.numel;
+    const double utility = chooser->utility(size - left, entries, bits);
+    if (best > 0 && utility <= best_utility) continue;
+    best = level;
+    best_utility = utility;
+    choice = {entries, (size - left) / size};
+  }
+  if (!send_increment(*ladder_[best - 1], x, h, key, out)) return 0;
+  out.set_choice(choice);
+  return best;
 }
 
 /// The selections of all levels that are Top-K, if there is more than one level: from one sweep for the widest, each
@@ -130,7 +158,7 @@ bool AdaCGD::select_all(const Errand& errand, std::vector<Selection<S>>& selecte
 
 template <class S>
 bool AdaCGD::try_entries(const TopK& c, const Errand& errand, Selection<S>& kept, Parts& out) const {
-  const auto& [x, h, key, size, allowed] = errand;
+  const auto& [x, h, key, chooser, size, allowed] = errand;
   const auto sum = [&](auto term) {
     double total = 0;
     for (size_t j = 0; j < kept.count; ++j) total += term(j);

@@ -5,7 +5,8 @@
 //   level m, C_m(r),         otherwise
 // 3PC(S(alpha_m), max{(1-alpha_m)/S(alpha_m), zeta}): only the finest level enters the theory. zeta = None is
 // (1-alpha_m)/S(alpha_m), for which the ladder costs nothing in step size. Source: Makarenko et al. 2023, as in
-// docs/algorithms.md; an instance of Ada3PC, Richtarik et al. 2022.
+// docs/algorithms.md; an instance of Ada3PC, Richtarik et al. 2022. A policy (EncodeKey::chooser) may take another of
+// the levels that are accurate enough: whoever leaves at most max{zeta X, (1-alpha_m)|r|^2} has these constants.
 #pragma once
 
 #include "compressors/topk.h"
@@ -21,6 +22,7 @@ class AdaCGD final : public EstimateReceiver {
   std::string spec() const override;
   std::vector<CompressorPtr> codecs(size_t) const override { return ladder_; }
   bool has_fixed_size(bool first) const override { return first && starts_dense(); }
+  bool takes_chooser() const override { return true; }
   bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const override;
   std::optional<ThreePoint> three_point(size_t n, uint32_t world_size) const override;
 
@@ -30,13 +32,16 @@ class AdaCGD final : public EstimateReceiver {
   struct Errand {
     ConstView x;
     const View& h;
-    const EncodeKey& key;
+    EncodeKey key;  ///< without a chooser: a level is sent as it is
+    const EntryChooser* chooser;
     double size, allowed;
   };
   /// Adds what the first level sends that leaves at most `allowed`, or else the last one; moves h. Returns the level,
   /// or 0 if something was not finite. The levels of Top-K share one selection. S: h's type.
   template <class S>
   size_t climb(const Errand& errand, Parts& out) const;
+  /// The same by a policy: of the levels that leave at most `allowed`, and the last one, that of the highest utility.
+  size_t choose(const Errand& errand, Parts& out) const;
   template <class S>
   bool select_all(const Errand& errand, std::vector<Selection<S>>& selected) const;
   /// Adds the entries and moves h by them, if they leave at most `allowed`.

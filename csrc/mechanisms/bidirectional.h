@@ -25,6 +25,7 @@ class Bidirectional final : public Mechanism {
   bool starts_dense() const override { return up_->starts_dense(); }
   size_t max_bytes(size_t n, DType dtype, bool first) const override { return up_->max_bytes(n, dtype, first); }
   bool has_fixed_size(bool first) const override { return up_->has_fixed_size(first); }
+  bool takes_chooser() const override { return up_->takes_chooser(); }
   bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const override {
     return up_->send(x, state, key, out);
   }

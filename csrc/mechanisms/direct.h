@@ -19,7 +19,7 @@ class Direct final : public StatelessReceiver {
 
   bool send(ConstView x, std::span<const View>, const StepKey& key, Parts& out) const override {
     const Compressor::Encoded sent = compressor().encode(x, out.keyed(key.encode), out.room());
-    if (sent.finite) out.add(compressor(), sent.bytes);
+    if (sent.finite) out.add(compressor(), sent);
     return sent.finite;
   }
   bool retract(const Arrived&, ConstView, std::span<const View>) const override { return true; }

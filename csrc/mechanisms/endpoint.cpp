@@ -29,19 +29,20 @@ size_t Sender::max_message_bytes() const {
          config_.mechanism->max_bytes(config_.numel, config_.dtype, /*first=*/step_ == 0);
 }
 
-size_t Sender::send(ConstView x, MutableBytes out) {
+size_t Sender::send(ConstView x, MutableBytes out, const EntryChooser* chooser) {
   if (x.numel != config_.numel || x.dtype != config_.dtype)
     throw ArgumentError(concat("gradient: expected ", config_.numel, " elements of ", name_of(config_.dtype), ", got ",
                                x.numel, " of ", name_of(x.dtype)));
   const Mechanism& mechanism = *config_.mechanism;
   wire::Writer writer(
       out, {.dtype = x.dtype, .sections = static_cast<uint32_t>(mechanism.parts()), .rank = rank_, .step = step_});
-  const StepKey key{encode_key({.seed = config_.seed, .step = step_, .rank = rank_}, 0, config_.world_size),
-                    step_ == 0};
+  StepKey key{encode_key({.seed = config_.seed, .step = step_, .rank = rank_}, 0, config_.world_size), step_ == 0};
+  key.encode.chooser = chooser;
   Parts parts(x.numel, writer.payload(), rates_);
   const bool sent = send_slice(mechanism, inspect(mechanism, x, state_.views()), x, state_.views(), key, parts);
   for (const wire::Section& section : parts.sections()) writer.add(section);
   level_ = sent ? parts.level() : -1;
+  choice_ = sent ? parts.choice() : std::nullopt;
   if (sent) {
     std::vector<Aim> aims;
     add_aims(parts.sections(), parts.targets(), aims);

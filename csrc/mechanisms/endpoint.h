@@ -52,8 +52,8 @@ class Sender {
   size_t max_message_bytes() const;
 
   /// Writes the message for gradient x (numel elements of dtype) into `out` (>= max_message_bytes()); returns its
-  /// length. O(numel). A non-finite x marks the message and leaves the state as it was.
-  size_t send(ConstView x, MutableBytes out);
+  /// length. O(numel). A non-finite x marks the message and leaves the state as it was. `chooser`: EncodeKey::chooser.
+  size_t send(ConstView x, MutableBytes out, const EntryChooser* chooser = nullptr);
 
   /// State vectors, named by mechanism->state_names(); writable so that checkpoints can be restored.
   const StateVectors& state() const { return state_; }
@@ -66,6 +66,8 @@ class Sender {
 
   /// Of the last message: which level of a ladder it was, -1 without levels.
   int level() const { return level_; }
+  /// And what its chooser chose, if there was one and it had a say.
+  const std::optional<Compressor::Choice>& choice() const { return choice_; }
 
  private:
   EndpointConfig config_;
@@ -73,6 +75,7 @@ class Sender {
   uint64_t step_ = 0;
   std::vector<double> rates_;
   int level_ = -1;
+  std::optional<Compressor::Choice> choice_;
   StateVectors state_;
 };
 

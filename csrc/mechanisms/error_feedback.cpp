@@ -6,7 +6,7 @@ namespace tsq {
 
 bool ErrorFeedback::send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const {
   const Compressor::Encoded sent = compressor().encode_residual(x, state[0], out.keyed(key.encode), out.room());
-  if (sent.finite) out.add(compressor(), sent.bytes);
+  if (sent.finite) out.add(compressor(), sent);
   return sent.finite;
 }
 

@@ -72,7 +72,7 @@ bool EstimateReceiver::send_whole(ConstView x, const StepKey& key, Parts& out) c
 bool EstimateReceiver::send_increment(const Compressor& c, ConstView x, View h, const EncodeKey& key, Parts& out) {
   const Compressor::Encoded sent = c.encode_shifted(x, h, out.keyed(key), out.room());
   if (!sent.finite) return false;
-  out.add(c, sent.bytes);
+  out.add(c, sent);
   if (c.format().codec == wire::Codec::kRaw && x.dtype == h.dtype) assign(h, x);
   return true;
 }
@@ -84,7 +84,7 @@ bool EstimateReceiver::send_difference(const Compressor& c, ConstView x, ConstVi
   const Compressor::Encoded sent = c.encode_shifted(x, moved.view(), out.keyed(key), out.room());
   if (!sent.finite) return false;
   if (to.data) c.decode_add(out.room().first(sent.bytes), x.dtype, scale, to);
-  out.add(c, sent.bytes);
+  out.add(c, sent);
   return true;
 }
 

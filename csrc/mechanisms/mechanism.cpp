@@ -38,6 +38,13 @@ size_t Mechanism::granularity() const {
   return largest;
 }
 
+bool Mechanism::takes_chooser() const {
+  for (size_t part = 0; part < parts(); ++part)
+    for (const CompressorPtr& c : codecs(part))
+      if (c->takes_chooser()) return true;
+  return false;
+}
+
 std::optional<ThreePoint> Mechanism::three_point(size_t, uint32_t) const { return std::nullopt; }
 
 MechanismPtr Mechanism::with_smoothness(const SmoothnessSet&) const {

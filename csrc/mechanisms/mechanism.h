@@ -54,12 +54,21 @@ class Parts {
     targets_.push_back(std::nullopt);
     used_ += bytes;
   }
+  /// The same, of what an encoding wrote there.
+  void add(const Compressor& c, const Compressor::Encoded& sent) {
+    add(c, sent.bytes);
+    choice_ = sent.choice;
+  }
+  /// What EncodeKey::chooser chose for the last section that it had a say in.
+  const std::optional<Compressor::Choice>& choice() const { return choice_; }
+  void set_choice(const Compressor::Choice& choice) { choice_ = choice; }
+
   /// Which level of a ladder was sent, 0 for none: for statistics.
   void set_level(int level) { level_ = level; }
   int level() const { return level_; }  ///< -1: the mechanism has no levels
 
   void skip() { add({.codec = wire::Codec::kNothing}, 0); }
-  void clear() { sections_.clear(), targets_.clear(), used_ = 0; }
+  void clear() { sections_.clear(), targets_.clear(), used_ = 0, choice_.reset(); }
 
   std::vector<wire::Section>& sections() { return sections_; }
   const std::vector<wire::Section>& sections() const { return sections_; }
@@ -75,6 +84,7 @@ class Parts {
   std::span<const double> rates_;
   size_t used_ = 0;
   int level_ = -1;
+  std::optional<Compressor::Choice> choice_;
   std::vector<wire::Section> sections_;
   std::vector<std::optional<double>> targets_;  // by section
 };
@@ -143,6 +153,9 @@ class Mechanism {
   virtual double expected_bits(size_t n, DType dtype) const;
 
   size_t granularity() const;
+
+  /// True if EncodeKey::chooser has a say in what is sent.
+  virtual bool takes_chooser() const;
 
   // ---- state
   /// Names of the sender's and the receiver's state vectors, each as long as the slice and of state_dtype. They start

@@ -93,7 +93,7 @@ bool ThreePC::send_around_previous(ConstView x, View y, const StepKey& key, Part
   out.add(identity.format(), identity.encode(previous.view(), key.encode, out.room()).bytes, /*whole=*/true);
   const Compressor::Encoded sent = compressor().encode_shifted(x, y, out.keyed(key.encode), out.room());
   if (!sent.finite) return false;
-  out.add(compressor(), sent.bytes);
+  out.add(compressor(), sent);
   assign(y, x);
   return true;
 }

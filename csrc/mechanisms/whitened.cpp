@@ -31,7 +31,7 @@ bool WhitenedDirect::send(ConstView x, std::span<const View>, const StepKey& key
   const ScratchVector y(x.numel, x.dtype);
   if (!whitening_.whiten(side, x, y.view())) return false;
   const Compressor::Encoded sent = side.compressor->encode(y.view(), key.encode, out.room());
-  if (sent.finite) out.add(side.compressor->format(), sent.bytes);
+  if (sent.finite) out.add(*side.compressor, sent);
   return sent.finite;
 }
 
@@ -73,7 +73,7 @@ bool WhitenedDiana::send(ConstView x, std::span<const View> state, const StepKey
   whitening_.unwhiten(side, sent_values.view(), sent_values.view());
   scale(sent_values.view(), alpha(side, key.encode.world_size));
   add(h, sent_values.view());
-  out.add(side.compressor->format(), sent.bytes);
+  out.add(*side.compressor, sent);
   return true;
 }
 

@@ -35,8 +35,6 @@ double EntryCost::operator()(double entries) const {
   return c0 + c1 * std::max(1.0, std::ceil((lead + entries) / per_packet));
 }
 
-double EntryCost::room(double k) const { return std::floor(k * per_packet - lead); }
-
 PacketCost::PacketCost(const Config& config) : config_(config) {
   check_term("PacketCost", "payload", config.payload, /*zero_allowed=*/false);
   check_term("PacketCost", "packet", config.packet, /*zero_allowed=*/false);
@@ -51,6 +49,10 @@ EntryCost PacketCost::of(const EntryBits& bits) const {
   else
     cost.per_packet = std::max(1.0, std::floor(cost.per_packet));
   return cost;
+}
+
+std::optional<double> PacketCost::of_bytes(double bytes) const {
+  return config_.message + config_.packet * std::ceil(bytes / config_.payload);
 }
 
 EntryCost LineCost::of(const EntryBits& bits) const {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 namespace tsq {
@@ -31,9 +32,6 @@ struct EntryCost {
 
   bool affine() const { return per_packet == 0; }
   double operator()(double entries) const;
-
-  /// Packets: the most entries that fit into k of them, k >= 1.
-  double room(double k) const;
 };
 
 /// Immutable but for MeasuredCost; thread-safe. Terms are not negative, and not all zero.
@@ -42,6 +40,9 @@ class CostModel {
   virtual ~CostModel() = default;
   virtual Unit unit() const = 0;
   virtual EntryCost of(const EntryBits& bits) const = 0;
+
+  /// What a message of so many bytes costs, if that follows from its length and is the same for whoever asks.
+  virtual std::optional<double> of_bytes(double) const { return std::nullopt; }
 
   /// What this model says now, as one that never changes. `self` owns this object.
   virtual std::shared_ptr<const CostModel> fixed(const std::shared_ptr<const CostModel>& self) const { return self; }
@@ -53,6 +54,7 @@ class BitCost final : public CostModel {
  public:
   Unit unit() const override { return Unit::kBits; }
   EntryCost of(const EntryBits& bits) const override { return {.c0 = bits.scale, .c1 = bits.entry}; }
+  std::optional<double> of_bytes(double bytes) const override { return 8 * bytes; }
 };
 
 /// Bytes in packets: C(T) = message + packet * ceil(P(T) / payload). Default: TCP over Ethernet.
@@ -68,6 +70,7 @@ class PacketCost final : public CostModel {
   explicit PacketCost(const Config& config);
   Unit unit() const override { return Unit::kBytes; }
   EntryCost of(const EntryBits& bits) const override;
+  std::optional<double> of_bytes(double bytes) const override;
 
  private:
   Config config_;

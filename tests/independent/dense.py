@@ -251,6 +251,8 @@ def stepped(payload: bytes, section: Section, dtype: DType) -> np.ndarray:
     require(w == 0 or 2 <= w <= 16, "width")
     cap = np.float32(LARGEST / ((1 << w - 1) - 1)) if w else np.float32(0)
     require(not np.signbit(scales).any() and bool((scales <= cap).all()), "a scale that is NaN, negative or above cap")
+    if w == 0:
+        require(not any(reader.take(4 * ceil(n, LEVELS_SEGMENT))), "a head that is not 0 with width 0")
     q = level_coding(reader, n, w) if w else np.zeros(n, np.int64)
     reader.end()
     edges = [n * block // blocks for block in range(blocks + 1)]

@@ -128,6 +128,26 @@ def test_expected_non_zeros_and_noise(c):
     assert np.mean(counts) <= c.budget - norms + 5 * np.std(counts) / 20
 
 
+@pytest.mark.parametrize("make", [tsq.Direct, tsq.DIANA], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("c", COMPRESSORS, ids=repr)
+def test_constants_are_bounds_and_near(c, make):
+    """omega and script-L against the exact variance on random and adverse inputs: never less, and not far away."""
+    g, worst = torch.Generator().manual_seed(9), [0.0, 0.0]
+    for seed in range(6):
+        p = Quadratics(seed)
+        S, n_mu = p.smoothness[0], N * p.mu if make is tsq.DIANA else 0.0
+        omega, script = make(c).noise(p.smoothness)[0]
+        L = S.diagonal()
+        inputs = [torch.ones(D), L.sqrt(), 1 / L.sqrt(), 1 / L, L, *torch.eye(D)]
+        inputs += [torch.randn(D, generator=g) * 10 ** (-spread * torch.rand(D, generator=g)) for spread in (0, 1, 2) for _ in range(200)]
+        for y in inputs:
+            y = y.double()
+            var, square = variances(c, y, L, n_mu), float(y @ y)
+            worst[0] = max(worst[0], float(var.sum()) / (omega * square))
+            worst[1] = max(worst[1], float((L * var).sum()) / (script * square))
+    assert 0.2 < worst[0] <= 1 + 1e-6 and 0.2 < worst[1] <= 1 + 1e-6, worst  # probabilities are multiples of 2^-32
+
+
 def run(problem: Quadratics, spec: tsq.Mechanism, rounds: int, smoothness=None, step: float | None = None, seed: int = 0):
     senders = [tsq.Sender(spec, D, i, N, torch.float64, seed, smoothness[i] if smoothness else None) for i in range(N)]
     receiver = tsq.Receiver(spec, D, N, torch.float64, seed, smoothness)

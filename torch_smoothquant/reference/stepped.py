@@ -79,7 +79,7 @@ def pack(x: Tensor, steps: list[float], key: tuple[int, int], bf16: bool, shrink
         sent.append((scale.view(torch.int32) >> 16).to(torch.int16) if bf16 else scale)
     head = torch.cat([s.view(torch.uint8) for s in sent] + [torch.tensor([width], dtype=torch.uint8)])
     if width == 0:
-        return head
+        return torch.cat((head, torch.zeros(4 * -(-x.numel() // coding.SEGMENT), dtype=torch.uint8)))
     codes = levels_of(DITHERING, t, dither(x.numel(), 0, key), 2 ** (width - 1) - 1)
     return torch.cat((head, coding.encode(codes, width)))
 
@@ -101,7 +101,9 @@ def values(section: Section) -> Tensor:
     check(bool((~scales.signbit() & (scales <= most)).all()), "scale", f"0 to {most}", "another")
     coded = section.payload[size * count + 1 :]
     if width == 0:
-        check(coded.numel() == 0, "bytes", size * count + 1, section.bytes)
+        expected = size * count + 1 + 4 * -(-numel // coding.SEGMENT)
+        check(section.bytes == expected, "bytes", expected, section.bytes)
+        check(not bool(coded.any()), "heads with width 0", "0", "others")
         return torch.zeros(numel)
     codes = coding.decode(coded, numel, width)
     unit = scales.repeat_interleave(torch.tensor(at).diff())
@@ -129,7 +131,7 @@ def _encoding(x: Tensor, steps: list[float] | None, key: Key, bf16: bool, blocks
     worst = max(omegas, default=0.0)
     shrink = 1 / (1 + worst) if contractive and worst >= 1 else 1.0
     if x.numel() == 0 or steps is None:
-        zeros = (2 if bf16 else 4) * count + 1 if x.numel() else 0
+        zeros = (2 if bf16 else 4) * count + 1 + 4 * -(-x.numel() // coding.SEGMENT) if x.numel() else 0
         return Encoding(torch.zeros(zeros, dtype=torch.uint8), x.numel() == 0, 0, int(bf16), blocks)
     payload = pack(x, steps, philox_key(key.seed, key.step, key.rank), bf16, shrink)
     return Encoding(payload, True, 0, int(bf16), blocks)

@@ -128,14 +128,14 @@ HWY_INLINE hn::Vec<D> OddDither(D d, V32 word) {
   return hn::Sub(hn::BitCast(d, bits), hn::Set(d, 1.5f));
 }
 
-// Level number of one vector, plus kRounder.
-template <Map kMap, class D, class V = hn::Vec<D>>
+// Level number of one vector, plus kRounder. Without a dither none is added: -0 and +0 have the same level.
+template <Map kMap, bool kDither, class D, class V = hn::Vec<D>>
 HWY_INLINE V RoundToLevel(D d, const TileParams& tile, size_t j, V x, V dither) {
   const auto rounder = hn::Set(d, kRounder);
   auto v = hn::Mul(x, hn::Set(d, tile.inverse[j]));
   if (kMap == Map::kFit) {
     v = hn::Add(hn::Mul(v, hn::Set(d, tile.gain[j])), hn::Set(d, tile.shift[j]));
-  } else {
+  } else if (kDither) {
     v = hn::Add(v, dither);
   }
   if (kMap == Map::kSign) {
@@ -177,7 +177,7 @@ HWY_INLINE void EmitTile(const EncodeJob& job, const TileParams& tile, int row_s
       const size_t i = row * kLanes + lane, j = kUniform ? 0 : row >> row_shift;
       hwy::Prefetch(x + i + kPrefetchAhead);
       const auto v = hn::Load(d, quantity + i);
-      const auto t = RoundToLevel<kMap>(d, tile, j, v, dither);
+      const auto t = RoundToLevel<kMap, kDither>(d, tile, j, v, dither);
       quad = hn::Add(ShiftLeftBits<kBits>(quad, bits), hn::BitCast(du, t));
       if (job.form == Form::kPlain) return;
       hwy::Prefetch(state + i + kPrefetchAhead);

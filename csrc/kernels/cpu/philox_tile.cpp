@@ -12,7 +12,12 @@
 #if HWY_ONCE
 namespace tsq::kernels {
 
+HWY_EXPORT(DithersAtMost);
 HWY_EXPORT(PhiloxOfTile);
+
+void dithers_at_most(const PhiloxTile& words, const uint32_t* bars, uint64_t* out) {
+  HWY_DYNAMIC_DISPATCH(DithersAtMost)(words, bars, out);
+}
 
 void philox_tile(PhiloxKey key, uint64_t tile, uint32_t domain, PhiloxTile* out) {
   HWY_DYNAMIC_DISPATCH(PhiloxOfTile)(key, tile, domain, out);

@@ -129,9 +129,10 @@ TEST(SteppedLevels, HostilePayloads) {
   for (const float scale : {-1.0f, -0.0f, NAN, INFINITY, 3.4028235e38f})
     refused([&](auto& b) { store<float>(&b[4], scale); });
   refused([](auto& b) { store<float>(&b[8], 0.0f); });  // levels in a block with scale 0
-  const std::vector<uint8_t> zeros(17, 0);
+  const std::vector<uint8_t> zeros(21, 0);              // four scales, the width, a head
   EXPECT_NO_THROW(c->validate(zeros, n, DType::kFloat32));
   EXPECT_THROW(c->validate(zeros, 0, DType::kFloat32), WireError);
+  EXPECT_THROW(c->validate(zeros, 65537, DType::kFloat32), WireError);  // a head for each segment: the size is credible
   std::vector<uint8_t> scaled = zeros;
   store<float>(&scaled[0], 1.0f);
   EXPECT_THROW(c->validate(scaled, n, DType::kFloat32), WireError);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "kernels/scalar.h"
@@ -26,6 +27,28 @@ TEST(PhiloxTile, IsTheOraclesOnEveryTarget) {
       }
       force_simd_target(nullptr);
     }
+  }
+}
+
+TEST(PhiloxTile, BitsOfWhatIsAtMostABar) {
+  size_t count = 0;
+  const char* const* targets = simd_targets(&count);
+  for (uint64_t seed = 0; seed < 50; ++seed) {
+    PhiloxTile words;
+    philox_tile(philox_key({.seed = seed}), seed, 1, &words);
+    uint32_t bars[PhiloxTile::kElements + 1];
+    for (size_t i = 0; i < PhiloxTile::kElements; ++i) {
+      const uint32_t dither = words.dither(i);  // one below it, itself, one above, the ends
+      bars[i + 1] = std::array<uint32_t, 5>{dither - (dither > 0), dither, dither + 1, 0, 65537}[(i + seed) % 5];
+    }
+    uint64_t expected[4], found[4];
+    scalar::dithers_at_most(words, bars + 1, expected);
+    for (size_t t = 0; t < count; ++t) {
+      ASSERT_TRUE(force_simd_target(targets[t]));
+      dithers_at_most(words, bars + 1, found);
+      EXPECT_EQ(std::memcmp(found, expected, sizeof found), 0) << targets[t] << " " << seed;
+    }
+    force_simd_target(nullptr);
   }
 }
 

@@ -1,0 +1,133 @@
+#include "policy/cat.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "common/error.h"
+#include "wire/indices.h"
+#include "wire/message.h"
+
+namespace tsq {
+
+namespace {
+
+constexpr int kRounds = 2;  // the index code's length depends on the choice: it is made, and made again
+
+}  // namespace
+
+EntryCost CatChooser::cost_at(const EntryCode& code, double entries) const {
+  double index = static_cast<double>(std::bit_width(std::max<uint64_t>(code.n, 2) - 1));
+  const double heads = 8.0 * static_cast<double>(wire::max_index_bytes(code.n, 0));
+  if (const double count = std::ceil(entries); count >= 1)
+    index = (8.0 * static_cast<double>(wire::max_index_bytes(code.n, static_cast<uint64_t>(count))) - heads) / count;
+  const double header = 8.0 * (static_cast<double>(wire::kHeaderBytes) * config_.share + wire::kSectionBytes);
+  EntryCost cost = config_.cost->of({code.value_bits + index, code.scale_bits, header + heads});
+  cost.c0 *= config_.share;
+  return cost;
+}
+
+double CatChooser::price_of_entry(const EntryCost& cost) const {
+  return *config_.price * (cost.affine() ? cost.c1 : cost.c1 / cost.per_packet);
+}
+
+template <class S>
+uint64_t CatChooser::pick_largest(std::span<const S> g, const EntryCode& code) const {
+  uint64_t entries = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    const EntryCost cost = cost_at(code, static_cast<double>(entries));
+    if (config_.price) {
+      entries = count_above(g, std::sqrt(price_of_entry(cost)));
+    } else if (cost.affine()) {
+      entries = best_cut(g, cost.c0, cost.c1).kept;
+    } else {
+      double unit = 1;
+      const std::vector<double> sorted = sorted_magnitudes(g, &unit);
+      entries = cost.lead == 0 ? first_decrease(sorted, cost) : best_packets(sorted, cost);
+    }
+    if (entries == 0) break;
+  }
+  return entries;
+}
+
+template <class S>
+uint64_t CatChooser::pick_signs(std::span<const S> g, const EntryCode& code) const {
+  double unit = 1;
+  const std::vector<double> sorted = sorted_magnitudes(g, &unit);
+  uint64_t entries = 0;
+  for (int round = 0; round < kRounds && !sorted.empty(); ++round) {
+    const EntryCost cost = cost_at(code, static_cast<double>(entries));
+    entries =
+        config_.price ? best_signs_at_price(sorted, price_of_entry(cost) * unit * unit) : best_signs(sorted, cost);
+    if (entries == 0) break;
+  }
+  return entries;
+}
+
+template <class S>
+double CatChooser::pick_threshold(std::span<const S> g, const EntryCode& code) const {
+  double tau = 0, entries = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    const EntryCost cost = cost_at(code, entries);
+    if (config_.price) {
+      tau = std::sqrt(price_of_entry(cost));
+    } else if (cost.affine()) {
+      tau = best_cut(g, cost.c0, cost.c1).tau;
+    } else {
+      double unit = 1;
+      const std::vector<double> sorted = sorted_magnitudes(g, &unit);
+      tau = best_packets_threshold(sorted, cost) / unit;
+    }
+    entries = 0;
+    for (const S value : g)
+      if (value != 0) entries += tau > 0 ? std::min(1.0, std::abs(static_cast<double>(value)) / tau) : 1.0;
+    if (entries == 0) break;
+  }
+  return tau;
+}
+
+double CatChooser::utility(double gain, uint64_t entries, double payload_bits) const {
+  if (entries == 0) return 0;
+  const auto count = static_cast<double>(entries);
+  const double header = 8.0 * (static_cast<double>(wire::kHeaderBytes) * config_.share + wire::kSectionBytes);
+  EntryCost cost = config_.cost->of({payload_bits / count, 0, header});
+  cost.c0 *= config_.share;
+  return config_.price ? gain - *config_.price * cost(count) : gain / cost(count);
+}
+
+std::span<const double> CatChooser::weights(uint64_t offset, uint64_t n) const {
+  if (!config_.weights) return {};
+  return std::span<const double>(*config_.weights).subspan(offset, n);
+}
+
+Cat::Cat(Config config) : config_(std::move(config)) {
+  if (!config_.cost) throw ArgumentError("CAT: cost: expected a cost model, got none");
+  if (config_.budget && !(std::isfinite(*config_.budget) && *config_.budget > 0))
+    throw ArgumentError(concat("CAT: budget: expected a finite number above 0, got ", *config_.budget));
+  if (!(config_.speed > 0 && config_.speed <= 1))
+    throw ArgumentError(concat("CAT: speed: expected in (0, 1], got ", config_.speed));
+  if (config_.weights)
+    for (const double w : *config_.weights)
+      if (!(std::isfinite(w) && w > 0))
+        throw ArgumentError(concat("CAT: weights: expected finite numbers above 0, got ", w));
+}
+
+CatChooser Cat::chooser(double share, double price) const {
+  CatChooser::Config config{
+      .cost = config_.cost->fixed(config_.cost), .share = share, .price = {}, .weights = config_.weights};
+  if (config_.budget) config.price = price;
+  return CatChooser(std::move(config));
+}
+
+double Cat::next_price(double price, double spent, double energy, double share) const {
+  if (!config_.budget) return 0;
+  const double budget = *config_.budget;
+  if (price == 0) return spent > 0 && std::isfinite(energy) ? energy / (share * budget) : 0;
+  return price * std::exp(std::min(1.0, config_.speed * (spent / budget - share)));
+}
+
+void Cat::observe(double bytes, double seconds) const {
+  if (auto* const measured = dynamic_cast<MeasuredCost*>(config_.cost.get())) measured->observe(bytes, seconds);
+}
+
+}  // namespace tsq
