@@ -32,7 +32,8 @@ def main() -> None:
             print(f"step {step}: loss {loss.item():.4f}")
     if dist.get_rank() == 0:
         stats = hook.stats()
-        print(f"{stats['spec']}: {stats['wire_bytes']:,} bytes sent; plain DDP {stats['dense_bytes']:,}")
+        print(f"{stats['wire_bytes']:,} bytes sent; plain DDP {stats['dense_bytes']:,}")
+        print(hook.log_line())  # what was chosen for this link, and why
     dist.destroy_process_group()
 
 

@@ -67,6 +67,7 @@ from .mechanisms import (  # noqa: E402
     Settled,
     ThreePC,
 )
+from .never_slower import NeverSlower  # noqa: E402
 from .parser import parse  # noqa: E402
 from .policy import CAT, AffineCost, BitCost, Cost, Fixed, MeasuredCost, PacketCost  # noqa: E402
 from .running import Running  # noqa: E402
@@ -74,11 +75,11 @@ from .smoothness import BlockDiagonal, Diagonal, Matrix, Scalar, Smoothness, fro
 from .spec import Compressor, Mechanism, Spec, SpecError  # noqa: E402
 
 __all__ = [
-    "CAT", "CLAG", "DIANA", "EF21", "LAG", "MARINA", "Accurate", "Ada3PC", "AdaCGD", "AffineCost", "Always", "Bernoulli",
-    "Bidirectional", "BitCost", "BlockDiagonal", "BlockDithering", "Cast", "Compressor", "Condition", "Cost", "Diagonal", "Direct",
-    "Dithering", "ErrorFeedback", "Far", "Fixed", "Hook", "Identity", "Matrix", "MeasuredCost", "Mechanism", "Natural",
-    "NaturalDithering", "Near", "PacketCost", "PermK", "Quantizer", "RandK", "Receiver", "Running", "Scalar", "Sender", "Settled",
-    "Sign", "SmoothBernoulli", "Smoothness", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK",
+    "CAT", "CLAG", "DIANA", "EF21", "LAG", "MARINA", "Accurate", "Ada3PC", "AdaCGD", "AffineCost", "Always", "Bernoulli", "Bidirectional",
+    "BitCost", "BlockDiagonal", "BlockDithering", "Cast", "Compressor", "Condition", "Cost", "Diagonal", "Direct", "Dithering",
+    "ErrorFeedback", "Far", "Fixed", "Hook", "Identity", "Matrix", "MeasuredCost", "Mechanism", "Natural", "NaturalDithering", "Near",
+    "NeverSlower", "PacketCost", "PermK", "Quantizer", "RandK", "Receiver", "Running", "Scalar", "Sender", "Settled", "Sign",
+    "SmoothBernoulli", "Smoothness", "SparseSign", "Spec", "SpecError", "StochasticSparsifier", "Ternary", "ThreePC", "TopK",
     "UniformStep", "VaryingDithering", "WireError", "attach", "comm_hook", "decode", "encode", "from_least_squares", "from_logistic",
     "num_threads", "parse", "prepare", "set_num_threads", "trim",
 ]

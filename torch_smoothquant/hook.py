@@ -16,13 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from . import _C, checkpoint, watch
 from . import policy as policies
 from .mechanisms import Bidirectional
+from .never_slower import LADDER, NeverSlower, explain
 from .parser import parse, to_text
 from .policy import Policy
 from .running import Running, check_running
 from .spec import Spec
-
-DEFAULT = "ErrorFeedback(Quantizer(bits=4))"
-"""Spec of ``attach(ddp)``: chosen by measurement, docs/tuning.md."""
 
 _EXCHANGES = ("auto", "all_gather", "sharded", "dense")
 _LONGEST = 30 * 24 * 3600.0
@@ -41,9 +39,10 @@ class Hook:
     """What :func:`attach` returns: watches and steers the compression of one DDP module. Methods may be called between steps."""
 
     def __init__(self, core: _C.Hook, *, config: dict[str, Any], group: dist.ProcessGroup,
-                 own_specs: list[tuple[str, str] | None], policy: Policy | None = None) -> None:
+                 own_specs: list[tuple[str, str] | None], policy: Policy | None = None, levels: Sequence[str] = ()) -> None:
         self._core = core
         self._policy = policy
+        self._levels = list(levels)  # that a NeverSlower chooses from
         self._own_specs = own_specs  # of the parameters that have their own
         self._config = config
         self._group: dist.ProcessGroup | None = group
@@ -57,11 +56,15 @@ class Hook:
         collectives; ``dense_bytes`` what plain DDP would have sent; ``ratio`` dense_bytes / wire_bytes; ``non_finite`` parameters
         delivered as NaN because a rank had Inf or NaN; ``state_bytes``, ``buffer_bytes`` memory; ``sent``, ``skipped`` slices of
         parameters and ``levels`` of ladders; ``seconds`` spent in encode, exchange and decode by the worker thread; ``error`` what broke
-        the hook, or "". Plus the configuration.
+        the hook, or "". ``policy``: ``name`` and ``spec`` of what chooses; of a ``NeverSlower`` also what it has
+        chosen and why, see :func:`torch_smoothquant.never_slower.explain`. Plus the configuration.
         """
         out = self._core.stats()
         out["ratio"] = out["dense_bytes"] / out["wire_bytes"] if out["wire_bytes"] else math.nan
-        return {**self._config, "enabled": self._core.enabled, **out}
+        policy: dict[str, Any] = {"name": self._config["policy"].partition("(")[0], "spec": self._config["policy"]}
+        if isinstance(self._policy, NeverSlower):
+            policy |= explain(self._core, self._levels)
+        return {**self._config, "enabled": self._core.enabled, **out, "policy": policy}
 
     def set_enabled(self, enabled: bool) -> None:
         """Switches compression off (plain all-reduce, state rests) or on again. Collective: every rank must call it alike."""
@@ -106,7 +109,7 @@ class Hook:
 
         What was carried goes on under the new spec where it means the same there (residuals; shifts and estimates of the EF21 family and
         DIANA); what error feedback still owes and the new mechanism cannot keep is added to the next gradients. Parameters under
-        ``overrides`` or exempt keep theirs.
+        ``overrides`` or exempt keep theirs. Under ``NeverSlower`` the choice is from then on between dense and this spec.
 
         Args:
             up, down: as for :func:`attach`; None: as ``up``. The exchange stays: a ``down`` of its own needs the sharded one.
@@ -118,6 +121,7 @@ class Hook:
         policies.resolve(self._policy, [up_text, down_text, *(text for own in self._own_specs if own for text in own)])
         self._core.set_specs([(up_text, down_text) if own is None else own for own in self._own_specs])
         self._config.update(spec=up_text, down=down_text)
+        self._levels = [up_text]
 
     def update_smoothness(self, diagonals: Mapping[str, torch.Tensor | float]) -> None:
         """Tells ``Running("hutchinson")`` of curvature: the next term of its average. Collective, between steps: every rank must give the
@@ -179,12 +183,16 @@ def attach(
 
     Args:
         ddp: a CPU ``DistributedDataParallel`` without a hook. Call before or between iterations.
-        up: what workers send: a mechanism or compressor, as object or text. None: the default, docs/tuning.md.
+        up: what workers send: a mechanism or compressor, as object or text. None: what the policy says.
         down: what the owners of shards send back in the sharded exchange. None: as ``up``.
         exchange: ``"all_gather"`` (every rank gets every message), ``"sharded"`` (each part goes to its owner, who averages, compresses
             again and sends it to all), ``"dense"`` (plain all-reduce). ``"auto"``: sharded for more than 4 ranks or if ``down`` is given;
-            all_gather otherwise. Specs that compress nothing (``Identity``) always travel dense.
-        policy: None or ``Fixed()``: every compressor sends what its spec says. :class:`CAT`: sparse ones choose how much in every step.
+            all_gather otherwise. Specs that compress nothing (``Identity``) always travel dense. Under ``NeverSlower`` the one that buckets
+            may take besides dense; ``"auto"``: the policy chooses.
+        policy: what chooses how each bucket travels in each step. None: :class:`NeverSlower` over its ladder, which compresses where and as
+            far as that makes steps shorter, if neither ``up`` nor ``smoothness`` is given; else always ``up`` (None: 4 bits).
+            ``NeverSlower()`` beside ``up``: dense or ``up``. Its choices follow measured times, so two runs are equal bit for bit only
+            without it. ``Fixed()``: always ``up``. :class:`CAT`: sparse compressors choose how much in every step.
         smoothness: a :class:`Running` estimate: the widths of the spec's ``Quantizer`` are then averages, planned anew every so many steps
             for each parameter under the same budget of bytes (``Running("kronecker")``: another basis). None: nothing is planned.
         overrides: spec by glob pattern of the parameter's name, first match counts, before ``exempt``: ``{"*.embed.*": "Identity()"}``.
@@ -231,13 +239,20 @@ def prepare(
     if not isinstance(ddp, DistributedDataParallel):
         raise TypeError(f"ddp: expected a DistributedDataParallel, got {type(ddp).__name__}")
     running = check_running(smoothness)
+    if isinstance(policy, NeverSlower) and running is not None:
+        raise ValueError("policy: expected no NeverSlower beside smoothness, whose widths are planned for one spec")
     if exchange not in _EXCHANGES:
         raise ValueError(f"exchange: expected one of {', '.join(map(repr, _EXCHANGES))}, got {exchange!r}")
-    up_text, down_text, own_down = resolve_specs(DEFAULT if up is None else up, down)
+    if policy is None and up is None and running is None and exchange != "dense":
+        policy = NeverSlower()
+    chooses = policy if isinstance(policy, NeverSlower) else None
+    levels = chooses.levels(up) if chooses else [to_text(LADDER[0] if up is None else up, "up")]
+    up_text, down_text, own_down = resolve_specs(levels[0], down)
     seconds = _seconds(timeout)
     world = dist.get_world_size(ddp.process_group)
     if exchange == "auto":
-        exchange = "sharded" if own_down or world > _SMALL_WORLD else "all_gather"
+        both_ways = chooses is not None and world > 2 and _C.state_counts(up_text)[1] == 0  # all_gather is possible in either
+        exchange = "sharded" if own_down or world > _SMALL_WORLD or both_ways else "all_gather"
     elif own_down and exchange != "sharded":
         raise ValueError(f"down: expected None with exchange={exchange!r} (only the sharded exchange sends averages), got {down_text}")
     if isinstance(seed, bool) or not isinstance(seed, int):
@@ -245,20 +260,22 @@ def prepare(
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected 0 to 2**64 - 1, got {seed}")
     parameters, own_specs, exempted = _assign(ddp, up_text, down_text, {} if overrides is None else overrides, exempt)
+    coarser = [(level, down_text) for level in levels[1:]]
+    ladders = [(*p, coarser if own is None else []) for p, own in zip(parameters, own_specs, strict=True)]
     resolved = policies.resolve(policy, [up_text, down_text, *(text for own in own_specs if own for text in own)])
     config = {"spec": up_text, "down": down_text, "smoothness": repr(running), "exchange": exchange, "policy": resolved.text, "seed": seed,
-              "world_size": world,
-              "parameters": len(parameters), "exempt_parameters": exempted}
+              "world_size": world, "parameters": len(parameters), "exempt_parameters": exempted}
     group = _new_group(ddp.process_group, seconds)
     hold_unused = bool(ddp.find_unused_parameters or getattr(ddp, "static_graph", False))
     try:
-        core = _C.Hook(parameters, group.group_name, exchange, seed, hold_unused, seconds,
+        core = _C.Hook(ladders, group.group_name, exchange, seed, hold_unused, seconds,
                        fingerprint=f"spec {up_text} down {down_text} smoothness {running!r} policy {resolved.text}",
-                       smoothness=running.numbers() if running else None, policy=resolved.core)
+                       smoothness=running.numbers() if running else None, policy=resolved.core,
+                       never_slower=chooses.limits() if chooses else None)
     except BaseException:
         _destroy_group(group)
         raise
-    return Hook(core, config=config, group=group, own_specs=own_specs, policy=policy)
+    return Hook(core, config=config, group=group, own_specs=own_specs, policy=policy, levels=levels)
 
 
 def resolve_specs(up: Spec | str, down: Spec | str | None) -> tuple[str, str, bool]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import _C
+from .never_slower import NeverSlower
 from .parser import parse
 from .spec import Spec
 
@@ -171,7 +172,7 @@ class CAT:
         return self._core.next_price(price, spent, energy, share)
 
 
-Policy = Fixed | CAT
+Policy = Fixed | CAT | NeverSlower
 
 
 class Resolved(NamedTuple):
@@ -191,8 +192,11 @@ def resolve(policy: Policy | None, specs: Sequence[str], *, numel: int | None = 
     """
     if policy is None or isinstance(policy, Fixed):
         return Resolved(None, "Fixed()")
+    if isinstance(policy, NeverSlower) and numel is None:  # torch_smoothquant.hook: how buckets travel, not what senders make
+        return Resolved(None, repr(policy))
     if not isinstance(policy, CAT):
-        raise TypeError(f"policy: expected None, Fixed() or CAT(...), got {type(policy).__name__}")
+        kinds = "None, Fixed() or CAT(...)" if numel is not None else "None, Fixed(), CAT(...) or NeverSlower(...)"
+        raise TypeError(f"policy: expected {kinds}, got {type(policy).__name__}")
     if not any(_C.takes_chooser(spec) for spec in specs):
         raise ValueError(f"policy: CAT chooses the number of entries of TopK, SparseSign or StochasticSparsifier; there is none in "
                          f"{' or '.join(dict.fromkeys(specs))}")

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from . import _C
+from .never_slower import phrase
 
 
 def by_parameter(core: _C.Hook) -> dict[str, dict[str, Any]]:
@@ -49,6 +50,8 @@ def line(stats: dict[str, Any], watched: dict[str, Any]) -> str:
         parts.append("levels " + " ".join(f"{level}:{count}" for level, count in sorted(watched["levels"].items())))
     if stats["non_finite"]:
         parts.append(f"{stats['non_finite']} non-finite")
+    if "buckets" in stats["policy"]:
+        parts.append(phrase(stats["policy"]))
     seconds = stats["seconds"]
     parts.append("s " + " ".join(f"{name} {value:.2f}" for name, value in seconds.items()))
     return f"torch_smoothquant {stats['spec']}: " + ", ".join(parts)

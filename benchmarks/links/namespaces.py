@@ -1,4 +1,5 @@
-"""Two network namespaces joined by a veth pair whose ends are shaped by tbf (token bucket filter)."""
+"""Network namespaces, one a rank: two joined by a veth pair, more by a bridge. Each rank's link is shaped by tbf (token bucket filter), in
+both directions."""
 
 from __future__ import annotations
 
@@ -9,32 +10,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-INTERFACE = "e0"  # of either end, each in its own namespace
+INTERFACE = "e0"  # of every rank, in its own namespace
 UNSHAPED = "unshaped"
 CONGESTION_CONTROL = "cubic"  # asked for by route: the same queueing everywhere, whatever the host's default
 _RATE = re.compile(r"\d+(\.\d+)?[kmg]?bit")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Names of the two namespaces, and the address of INTERFACE in each."""
+class Network:
+    """Names of the ranks' namespaces, and (namespace, device) of everything that sends into a rank's link."""
 
-    namespaces: tuple[str, str]
-    addresses: tuple[str, str] = ("10.99.0.1", "10.99.0.2")
+    namespaces: tuple[str, ...]
+    senders: tuple[tuple[str, str], ...]
 
-    def command(self, end: int, *words: str) -> list[str]:
-        """The command line that runs `words` inside the namespace of one end."""
-        return ["ip", "netns", "exec", self.namespaces[end], *words]
+    def command(self, rank: int, *words: str) -> list[str]:
+        """The command line that runs `words` inside the namespace of a rank."""
+        return _inside(self.namespaces[rank], *words)
 
     def shape(self, rate: str) -> None:
-        """Limit what each end sends to `rate`, in tc's notation (100mbit, 1gbit), or lift the limit (unshaped)."""
-        for end in (0, 1):
+        """Limit what each link carries, each way, to `rate`, in tc's notation (100mbit, 1gbit), or lift the limit (unshaped)."""
+        for namespace, device in self.senders:
             if rate == UNSHAPED:
-                tc = ["tc", "qdisc", "del", "dev", INTERFACE, "root"]
-                subprocess.run(self.command(end, *tc), check=False, capture_output=True, timeout=10)  # none to delete
+                tc = ["tc", "qdisc", "del", "dev", device, "root"]
+                subprocess.run(_inside(namespace, *tc), check=False, capture_output=True, timeout=10)  # none to delete
             else:
                 tbf = ["tbf", "rate", rate, "burst", "256k", "latency", "20ms"]
-                _run(self.command(end, "tc", "qdisc", "replace", "dev", INTERFACE, "root", *tbf))
+                _run(_inside(namespace, "tc", "qdisc", "replace", "dev", device, "root", *tbf))
 
 
 def check_rate(rate: str) -> str:
@@ -45,27 +46,52 @@ def check_rate(rate: str) -> str:
 
 
 @contextmanager
-def veth_pair() -> Iterator[Pair]:
-    """Make the two namespaces, and remove them whatever happens. Their names carry our pid; no other is touched."""
-    pair = Pair((f"tsq{os.getpid()}a", f"tsq{os.getpid()}b"))
+def network(ranks: int) -> Iterator[Network]:
+    """Make the namespaces, and remove them whatever happens. Their names carry our pid; no other is touched."""
+    names = tuple(f"tsq{os.getpid()}w{rank}" for rank in range(ranks))
+    switch = f"tsq{os.getpid()}s"
     made: list[str] = []
     try:
-        for namespace in pair.namespaces:
+        for namespace in [*names, switch] if ranks > 2 else names:
             _run(["ip", "netns", "add", namespace])
             made.append(namespace)
-        first, second = pair.namespaces
-        _run(["ip", "link", "add", INTERFACE, "netns", first, "type", "veth",
-              "peer", "name", INTERFACE, "netns", second])
-        for end, address in enumerate(pair.addresses):
-            _run(pair.command(end, "ip", "address", "add", f"{address}/24", "dev", INTERFACE))
-            for interface in ("lo", INTERFACE):
-                _run(pair.command(end, "ip", "link", "set", interface, "up"))
-            route = f"10.99.0.0/24 dev {INTERFACE} proto kernel scope link src {address} congctl {CONGESTION_CONTROL}"
-            _run(pair.command(end, "ip", "route", "replace", *route.split()))
-        yield pair
+        senders = _join_two(names) if ranks == 2 else _join_by_bridge(names, switch)
+        for rank, namespace in enumerate(names):
+            _configure(namespace, f"10.99.0.{rank + 1}")
+        yield Network(names, tuple(senders))
     finally:
         for namespace in made:  # the veth ends go with them
             subprocess.run(["ip", "netns", "del", namespace], check=False, timeout=10)
+
+
+def _join_two(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    first, second = names
+    _run(["ip", "link", "add", INTERFACE, "netns", first, "type", "veth", "peer", "name", INTERFACE, "netns", second])
+    return [(first, INTERFACE), (second, INTERFACE)]
+
+
+def _join_by_bridge(names: tuple[str, ...], switch: str) -> list[tuple[str, str]]:
+    senders = []
+    _run(_inside(switch, "ip", "link", "add", "b0", "type", "bridge"))
+    _run(_inside(switch, "ip", "link", "set", "b0", "up"))
+    for rank, namespace in enumerate(names):
+        port = f"p{rank}"
+        _run(["ip", "link", "add", INTERFACE, "netns", namespace, "type", "veth", "peer", "name", port, "netns", switch])
+        _run(_inside(switch, "ip", "link", "set", port, "master", "b0", "up"))
+        senders += [(namespace, INTERFACE), (switch, port)]
+    return senders
+
+
+def _configure(namespace: str, address: str) -> None:
+    _run(_inside(namespace, "ip", "address", "add", f"{address}/24", "dev", INTERFACE))
+    for interface in ("lo", INTERFACE):
+        _run(_inside(namespace, "ip", "link", "set", interface, "up"))
+    route = f"10.99.0.0/24 dev {INTERFACE} proto kernel scope link src {address} congctl {CONGESTION_CONTROL}"
+    _run(_inside(namespace, "ip", "route", "replace", *route.split()))
+
+
+def _inside(namespace: str, *words: str) -> list[str]:
+    return ["ip", "netns", "exec", namespace, *words]
 
 
 def _run(command: list[str]) -> None:

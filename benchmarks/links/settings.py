@@ -8,14 +8,40 @@ from statistics import median
 from typing import Any
 
 STORE_FILE, RESULT_FILE = "store", "result.json"  # in the folder that launcher and ranks share
-IDENTITY_SPEC = "Identity()"
+SHAPE_FILE, SHAPED_FILE = "shape", "shaped"  # a rank asks for another link; the launcher says that it is there
+FOUR = "ErrorFeedback(Quantizer(bits=4))"
+SPECS = {
+    "identity": "Identity()",
+    "int8": "ErrorFeedback(Quantizer(bits=8))",
+    "int4": FOUR,
+    "one_bit": "ErrorFeedback(UniformStep(bits=1.0))",
+    "ef21": "EF21(UniformStep(bits=1.0))",
+    "adacgd": "AdaCGD([TopK(ratio=0.01), TopK(ratio=0.05), TopK(ratio=0.25)], zeta=1.0)",
+}
+CAT_SPEC = "ErrorFeedback(TopK(ratio=0.05))"  # of "cat"; "kronecker" is that of "one_bit" in another basis
+POWERSGD = {"powersgd1": 1, "powersgd2": 2, "powersgd4": 4}  # ranks
+# NeverSlower: None: the default; else the levels below 4 bits, for SGD
+LADDERS = {"ours": None, "ours_sgd": ("Quantizer(bits=3)", "UniformStep(bits=1.0)", "UniformStep(bits=0.67)")}
 LABELS = {
     "plain": "plain DDP",
-    "identity": "ours, Identity(), dense",
     "fp16": "torch fp16 hook",
-    "powersgd": "torch PowerSGD rank 1",
+    "powersgd1": "torch PowerSGD rank 1",
+    "powersgd2": "torch PowerSGD rank 2",
+    "powersgd4": "torch PowerSGD rank 4",
     "ours": "ours, default",
+    "ours_sgd": "ours, ladder for SGD",
+    "identity": "ours, Identity(), dense",
+    "int8": "ours, 8 bits",
+    "int4": "ours, 4 bits",
+    "one_bit": "ours, 1 bit",
+    "ef21": "ours, EF21, 1 bit",
+    "adacgd": "ours, AdaCGD of Top-K",
+    "cat": "ours, CAT of Top-K",
+    "kronecker": "ours, 1 bit in the Kronecker eigenbasis",
 }
+USUAL = ("plain", "fp16", "powersgd1", "ours", "int4")
+MODELS = {"mlp": "MLP 784-2048-2048-256", "gpt": "GPT of 8 blocks, width 256, context 64", "conv": "conv net of 6 layers"}
+BATCHES = {"mlp": 512, "gpt": 8, "conv": 64}  # per rank
 
 
 @dataclass(frozen=True)
@@ -23,12 +49,17 @@ class Settings:
     """Passed to the workers as JSON. `methods` holds names of LABELS and specs of torch_smoothquant."""
 
     methods: list[str]
+    world: int = 2
+    model: str = "mlp"
     rounds: int = 6
     steps: int = 3  # per method and round
-    warm_up: int = 4  # steps per method, untimed: buckets are rebuilt, PowerSGD starts
-    batch: int = 512
-    layers: tuple[int, ...] = (784, 2048, 2048, 256)  # 6.3 M parameters
+    warm_up: int = 24  # steps per method, untimed: buckets are rebuilt, PowerSGD starts, NeverSlower makes its trials
+    batch: int = 0  # per rank; 0: BATCHES
     bucket_cap_mb: float | None = None  # None: DDP's default
+    powersgd_start: int = 2  # the first step at which PowerSGD compresses
+    changes: tuple[str, ...] = ()  # links to change to, one after the other, `change_steps` each
+    change_steps: int = 40
+    until_loss: int = 0  # steps of plain DDP that give the loss to reach; 0: time per step is measured
     seed: int = 0
     collective_timeout_s: float = 120.0
 
@@ -38,6 +69,10 @@ class Settings:
     @staticmethod
     def from_json(text: str) -> Settings:
         return Settings(**json.loads(text))
+
+    @property
+    def batch_size(self) -> int:
+        return self.batch or BATCHES[self.model]
 
 
 @dataclass
@@ -52,6 +87,9 @@ class Measurement:
     last_loss: float = float("nan")
     spec: str | None = None
     hook_stats: dict[str, Any] | None = None  # ours: rank 0's stats() at the end, warm-up included
+    phases: list[dict[str, Any]] = field(default_factory=list)  # with --change: link, seconds of each step, buckets, reason
+    curve: list[tuple[int, float, float]] = field(default_factory=list)  # with --until-loss: step, seconds so far, held-out loss
+    reached: tuple[int, float] | None = None  # ... step and seconds at which the loss was reached
 
     @property
     def label(self) -> str:
@@ -78,6 +116,7 @@ class LinkResult:
     compute_seconds: float  # a step without communication
     parameters: int
     measurements: list[Measurement]
+    target_loss: float | None = None
 
     @property
     def plain(self) -> Measurement | None:

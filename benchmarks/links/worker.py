@@ -8,72 +8,22 @@ from __future__ import annotations
 
 import argparse
 import gc
-import hashlib
 import json
-import math
 import os
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
-from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
+from .contenders import Contender, check_loss, check_replicas, in_this_build, make_contender
+from .models import make_task
 from .namespaces import INTERFACE
-from .settings import IDENTITY_SPEC, LABELS, RESULT_FILE, STORE_FILE, Measurement, Settings
-
-_DISTINCT_BATCHES = 8
-
-
-@dataclass
-class Contender:
-    """A method with a model, an optimizer and a hook of its own."""
-
-    ddp: DistributedDataParallel
-    optimizer: torch.optim.Optimizer
-    hook: Any  # ours only: torch_smoothquant's hook
-    measurement: Measurement
-    steps_taken: int = 0
-    bytes_sent: int = 0
-
-
-def make_contender(method: str, settings: Settings) -> Contender:
-    """The same initial weights for every method. PowerSGD gets one bucket: see examples/demo/methods.py."""
-    torch.manual_seed(settings.seed)
-    layers: list[nn.Module] = []
-    for inputs, outputs in zip(settings.layers, settings.layers[1:], strict=False):
-        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-    module = nn.Sequential(*layers[:-1])
-    ddp = DistributedDataParallel(module, bucket_cap_mb=1024 if method == "powersgd" else settings.bucket_cap_mb)
-    hook = None
-    if method == "fp16":
-        ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
-    elif method == "powersgd":
-        state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2)
-        ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
-    elif method != "plain":
-        import torch_smoothquant as tsq  # late: the other methods run without it
-
-        spec = {"ours": None, "identity": IDENTITY_SPEC}.get(method, method)
-        hook = tsq.attach(ddp, seed=settings.seed) if spec is None else tsq.attach(ddp, spec, seed=settings.seed)
-    measurement = Measurement(method, spec=None if hook is None else str(hook.stats()["spec"]))
-    return Contender(ddp, torch.optim.SGD(ddp.parameters(), lr=0.05, momentum=0.9), hook, measurement)
-
-
-def make_batches(settings: Settings, rank: int) -> list[tuple[Tensor, Tensor]]:
-    """Random inputs, labelled by a random linear teacher: the loss falls, so a broken mean shows."""
-    shared = torch.Generator().manual_seed(settings.seed)
-    teacher = torch.randn(settings.layers[0], settings.layers[-1], generator=shared)
-    own = torch.Generator().manual_seed(settings.seed + 1 + rank)
-    inputs = [torch.randn(settings.batch, settings.layers[0], generator=own) for _ in range(_DISTINCT_BATCHES)]
-    return [(x, (x @ teacher).argmax(dim=1)) for x in inputs]
+from .settings import LABELS, RESULT_FILE, SHAPE_FILE, SHAPED_FILE, STORE_FILE, Settings
 
 
 def sent_bytes() -> int:
@@ -81,49 +31,23 @@ def sent_bytes() -> int:
     return int(Path(f"/sys/class/net/{INTERFACE}/statistics/tx_bytes").read_text())
 
 
-def take_step(contender: Contender, batches: list[tuple[Tensor, Tensor]]) -> float:
-    """One training step; returns the loss."""
-    inputs, labels = batches[contender.steps_taken % len(batches)]
-    loss = F.cross_entropy(contender.ddp(inputs), labels)
-    contender.optimizer.zero_grad()
-    loss.backward()
-    contender.optimizer.step()
-    contender.steps_taken += 1
-    return loss.item()
-
-
-def run_round(contender: Contender, batches: list[tuple[Tensor, Tensor]], steps: int) -> None:
-    """`steps` timed steps and the bytes that they sent."""
-    dist.barrier()
-    bytes_before, times = sent_bytes(), []
+def timed_steps(contender: Contender, steps: int) -> list[float]:
+    times = []
     for _ in range(steps):
         begin = time.perf_counter()
-        contender.measurement.last_loss = take_step(contender, batches)
+        contender.measurement.last_loss = contender.take_step()
         times.append(time.perf_counter() - begin)
+    return times
+
+
+def run_round(contender: Contender, steps: int) -> None:
+    """`steps` timed steps and the bytes that they sent."""
+    dist.barrier()
+    bytes_before = sent_bytes()
+    times = timed_steps(contender, steps)
     dist.barrier()
     contender.bytes_sent += sent_bytes() - bytes_before
     contender.measurement.round_seconds.append(times)
-
-
-def check_replicas(contender: Contender) -> None:
-    """Raise unless all ranks hold bit-identical, finite weights."""
-    digest = hashlib.sha256()
-    for parameter in contender.ddp.parameters():
-        if not bool(parameter.isfinite().all()):
-            raise RuntimeError(f"{contender.measurement.label}: weights are not finite")
-        digest.update(parameter.detach().numpy().tobytes())
-    mine = torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
-    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, mine)
-    if any(not torch.equal(mine, other) for other in everyone):
-        raise RuntimeError(f"{contender.measurement.label}: the ranks' weights differ")
-
-
-def check_loss(contender: Contender) -> None:
-    """Raise unless training made progress."""
-    first, last = contender.measurement.first_loss, contender.measurement.last_loss
-    if not (math.isfinite(last) and last < first):
-        raise RuntimeError(f"{contender.measurement.label}: loss went from {first:.3f} to {last:.3f}")
 
 
 def raw_rate(rank: int) -> float:
@@ -137,7 +61,7 @@ def raw_rate(rank: int) -> float:
         if rank == 0:
             dist.send(payload, 1)
             dist.recv(acknowledgement, 1)
-        else:
+        elif rank == 1:
             dist.recv(payload, 0)
             dist.send(acknowledgement, 0)
         elapsed = torch.tensor([time.perf_counter() - begin], dtype=torch.float64)
@@ -148,13 +72,13 @@ def raw_rate(rank: int) -> float:
         size = min(1 << 28, max(2 * size, round(size * 0.8 / seconds)))
 
 
-def compute_time(contender: Contender, batches: list[tuple[Tensor, Tensor]]) -> float:
+def compute_time(contender: Contender) -> float:
     """Seconds of forward and backward without communication; leaves weights alone."""
     times = []
     with contender.ddp.no_sync():
-        for inputs, labels in batches[:5]:
+        for step in range(5):
             begin = time.perf_counter()
-            F.cross_entropy(contender.ddp(inputs), labels).backward()
+            contender.task.loss(contender.ddp, step).backward()
             times.append(time.perf_counter() - begin)
     contender.optimizer.zero_grad()
     return sorted(times)[len(times) // 2]
@@ -169,25 +93,92 @@ def gather_bytes(contender: Contender, timed_steps: int, counted: float | None) 
     contender.measurement.counted_per_step = None if counted is None else float(per_step[1])
 
 
-def measure(settings: Settings, rank: int) -> dict[str, Any]:
-    """Warm up and check every method, then let them take turns; the order rotates from round to round."""
-    batches = make_batches(settings, rank)
-    contenders = [make_contender(method, settings) for method in settings.methods]
-    rate, compute = raw_rate(rank), compute_time(contenders[0], batches)
+def warm_up(contender: Contender, settings: Settings) -> None:
+    contender.measurement.first_loss = contender.take_step()
+    for _ in range(settings.warm_up - 1):
+        contender.take_step()
+    check_replicas(contender)
+
+
+def take_turns(contenders: list[Contender], settings: Settings) -> None:
+    """Time per step: the order rotates from round to round."""
     counted_before: list[float | None] = []
     for contender in contenders:
-        contender.measurement.first_loss = take_step(contender, batches)
-        for _ in range(settings.warm_up - 1):
-            take_step(contender, batches)
-        check_replicas(contender)
+        warm_up(contender, settings)
         counted_before.append(None if contender.hook is None else contender.hook.stats()["wire_bytes"])
     for number in range(settings.rounds):
         shift = number % len(contenders)
         for contender in contenders[shift:] + contenders[:shift]:
-            run_round(contender, batches, settings.steps)
+            run_round(contender, settings.steps)
     for contender, before in zip(contenders, counted_before, strict=True):
         counted = None if before is None else contender.hook.stats()["wire_bytes"] - before
         gather_bytes(contender, settings.rounds * settings.steps, counted)
+
+
+def follow_changes(contenders: list[Contender], settings: Settings, rank: int, folder: Path) -> None:
+    """Method by method: `change_steps` steps over each of the links."""
+    for contender in contenders:
+        contender.measurement.first_loss = contender.take_step()
+        for link in settings.changes:
+            ask_for_link(link, rank, folder)
+            seconds = timed_steps(contender, settings.change_steps)
+            phase: dict[str, Any] = {"link": link, "seconds": seconds}
+            if contender.adapts:
+                policy = contender.hook.stats()["policy"]
+                phase |= {"buckets": policy["buckets"], "reason": policy["reason"], "regimes": policy["regimes"]}
+            contender.measurement.phases.append(phase)
+
+
+def ask_for_link(link: str, rank: int, folder: Path) -> None:
+    """Have the launcher shape the link anew, between two steps."""
+    dist.barrier()
+    if rank == 0:
+        (folder / SHAPED_FILE).unlink(missing_ok=True)
+        (folder / "draft").write_text(link)
+        (folder / "draft").rename(folder / SHAPE_FILE)
+        while not (folder / SHAPED_FILE).exists():
+            time.sleep(0.02)
+    dist.barrier()
+
+
+@torch.no_grad()
+def held_out(contender: Contender) -> float:
+    return contender.task.held_out(contender.ddp.module)
+
+
+def train_until(contender: Contender, settings: Settings, target: float | None) -> float:
+    """Train until the held-out loss is at most `target` (None: for `until_loss` steps), looking 30 times in as many steps; at most twice as
+    long. Only steps are timed. Returns the last held-out loss, the same on every rank."""
+    m, every = contender.measurement, max(1, settings.until_loss // 30)
+    m.first_loss = held_out(contender)
+    seconds, loss = 0.0, m.first_loss
+    while contender.steps_taken < settings.until_loss * (1 if target is None else 2):
+        seconds += sum(timed_steps(contender, every))
+        loss = held_out(contender)
+        m.curve.append((contender.steps_taken, seconds, loss))
+        if target is not None and loss <= target:
+            break
+    if target is None or loss <= target:
+        m.reached = (contender.steps_taken, seconds)
+    m.last_loss = loss
+    return loss
+
+
+def measure(settings: Settings, rank: int, folder: Path) -> dict[str, Any]:
+    """Make every method, then measure what the settings ask for."""
+    task = make_task(settings, rank)
+    contenders = [make_contender(method, settings, task) for method in settings.methods if in_this_build(method)]
+    rate, compute = raw_rate(rank), compute_time(contenders[0])
+    target = None
+    if settings.changes:
+        follow_changes(contenders, settings, rank, folder)
+    elif settings.until_loss:
+        target = train_until(contenders[0], settings, None)
+        for contender in contenders[1:]:
+            train_until(contender, settings, target)
+    else:
+        take_turns(contenders, settings)
+    for contender in contenders:
         check_replicas(contender)
         check_loss(contender)
         if contender.hook is not None:
@@ -198,6 +189,7 @@ def measure(settings: Settings, rank: int) -> dict[str, Any]:
         "compute_seconds": compute,
         "parameters": sum(parameter.numel() for parameter in contenders[0].ddp.parameters()),
         "measurements": [asdict(contender.measurement) for contender in contenders],
+        "target_loss": target,
     }
 
 
@@ -227,7 +219,7 @@ def main() -> None:
         "gloo", store=dist.FileStore(str(parsed.folder / STORE_FILE), world_size), rank=rank, world_size=world_size,
         timeout=timedelta(seconds=settings.collective_timeout_s),
     )
-    result = measure(settings, rank)
+    result = measure(settings, rank, parsed.folder)
     if rank == 0:
         (parsed.folder / RESULT_FILE).write_text(json.dumps(result, default=str))
     gc.collect()  # DDP sits in reference cycles: free it, and the threads of its group, while Python still runs

@@ -25,7 +25,9 @@ ExchangeKind exchange_kind(const std::string& name) {
   throw ArgumentError(concat("exchange: expected 'dense', 'all_gather' or 'sharded', got '", name, "'"));
 }
 
-using ParameterTuple = std::tuple<std::string, at::Tensor, std::string, std::string>;
+using SpecPair = std::pair<std::string, std::string>;  // (up, down)
+/// (name, parameter, up, down, coarser levels of a ladder)
+using ParameterTuple = std::tuple<std::string, at::Tensor, std::string, std::string, std::vector<SpecPair>>;
 
 /// (kind, metric, decay, floor, warmup, interval, largest_side)
 using RunningTuple = std::tuple<std::string, std::string, double, double, uint64_t, uint64_t, size_t>;
@@ -42,11 +44,19 @@ PlannerConfig planner_config(const RunningTuple& given) {
 std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const std::string& group_name,
                            const std::string& exchange, uint64_t seed, bool hold_unused, double timeout_seconds,
                            const std::string& fingerprint, const std::optional<RunningTuple>& smoothness,
-                           const std::shared_ptr<Cat>& policy) {
+                           const std::shared_ptr<Cat>& policy,
+                           const std::optional<std::pair<double, double>>& never_slower) {
   std::vector<HookParameter> list;
-  for (const auto& [name, tensor, up, down] : parameters) list.push_back({name, tensor, up, down});
+  for (const auto& [name, tensor, up, down, coarser] : parameters) list.push_back({name, tensor, up, down, coarser});
   HookConfig config;
-  config.averager = {exchange_kind(exchange), seed, hold_unused, policy};
+  config.averager.exchange = exchange_kind(exchange);
+  config.averager.seed = seed;
+  config.averager.hold_unused = hold_unused;
+  config.averager.policy = policy;
+  if (never_slower) {
+    config.averager.never_slower.emplace();
+    std::tie(config.averager.never_slower->max_error, config.averager.never_slower->min_gain) = *never_slower;
+  }
   config.fingerprint = fingerprint;
   if (smoothness && std::get<0>(*smoothness) == "kronecker")
     config.rotation = RotationConfig{.decay = std::get<2>(*smoothness),
@@ -57,8 +67,8 @@ std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const 
     config.smoothness = planner_config(*smoothness);
   const std::chrono::milliseconds timeout(static_cast<int64_t>(timeout_seconds * 1000));
   auto hook = make_hook(list, config, c10d::resolve_process_group(group_name), timeout);
-  // The last owner may hold Python's lock while a callback of a queued bucket's future waits for it: give it up to join
-  // the worker.
+  // The last owner may hold Python's lock while a callback of a queued bucket's future waits
+  // for it: give it up to join the worker.
   return {hook.get(), [hook](Hook*) mutable {
             if (Py_IsInitialized() && PyGILState_Check()) {
               py::gil_scoped_release no_gil;
@@ -92,6 +102,43 @@ py::dict stats(const Hook& hook) {
   return out;
 }
 
+/// [(kind, level) by bucket]
+std::vector<std::pair<std::string, uint32_t>> choices(const Plan& plan) {
+  std::vector<std::pair<std::string, uint32_t>> out;
+  for (const Choice& c : plan) out.emplace_back(name_of(c.kind), c.level);
+  return out;
+}
+
+/// What the policy thinks, as plain values; None without one.
+py::object policy(const Hook& hook) {
+  const std::optional<PolicyReport> report = hook.policy();
+  if (!report) return py::none();
+  py::dict out, costs;
+  py::list alternatives;
+  for (const Alternative& a : report->alternatives) {
+    py::dict d;
+    d["plan"] = choices(a.plan);
+    d["span"] = a.span;
+    d["measured"] = a.measured;
+    d["barred"] = a.barred;
+    alternatives.append(d);
+  }
+  for (int kind = 0; kind < kExchangeKinds; ++kind) {
+    const PolicyReport::Cost& c = report->costs[kind];
+    if (c.measured)
+      costs[name_of(static_cast<ExchangeKind>(kind))] = py::dict(py::arg("c0") = c.c0, py::arg("c1") = c.c1);
+  }
+  out["plan"] = choices(report->plan);
+  out["on_trial"] = report->on_trial;
+  out["alternatives"] = alternatives;
+  out["step_seconds"] = report->step;
+  out["trials"] = report->trials;
+  out["regimes"] = report->regimes;
+  out["costs"] = costs;
+  out["reason"] = report->reason;
+  return out;
+}
+
 /// A state vector by (parameter's name, side, vector's name).
 using StateKey = std::tuple<std::string, std::string, std::string>;
 
@@ -109,7 +156,8 @@ using StateTuple = std::pair<Vectors, std::map<std::string, ProgressTuple>>;
 void check_whole(Averager& averager) {
   if (averager.torn())
     throw std::runtime_error(
-        "state_dict: a step broke off when some of this rank's state had moved on: load the last checkpoint");
+        "state_dict: a step broke off when some of this rank's state had moved on: load the "
+        "last checkpoint");
 }
 
 std::map<std::string, ProgressTuple> progress_of(Averager& averager) {
@@ -304,7 +352,7 @@ void bind_hook(py::module_& m) {
   py::class_<Hook, std::shared_ptr<Hook>>(m, "Hook")
       .def(py::init(&make), no_gil(), py::arg("parameters"), py::arg("group_name"), py::arg("exchange"),
            py::arg("seed"), py::arg("hold_unused"), py::arg("timeout"), py::arg("fingerprint"),
-           py::arg("smoothness") = py::none(), py::arg("policy") = nullptr)
+           py::arg("smoothness") = py::none(), py::arg("policy") = nullptr, py::arg("never_slower") = py::none())
       .def("running_state", &running_state, no_gil())
       .def("load_running_state", &load_running_state, no_gil())
       .def("update_smoothness", &update_smoothness, no_gil())
@@ -326,6 +374,7 @@ void bind_hook(py::module_& m) {
       .def("whole_state", &whole_state, no_gil())
       .def("load_whole_state", &load_whole_state, no_gil())
       .def("watched", &watched)
+      .def("policy", &policy)
       .def("parameter_names",
            [](const Hook& hook) {
              std::vector<std::string> names;

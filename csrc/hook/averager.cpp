@@ -39,9 +39,11 @@ Averager::Averager(std::vector<Parameter> parameters, const AveragerConfig& conf
       tuner_(config.policy, parameters_.size(),
              std::accumulate(parameters_.begin(), parameters_.end(), size_t{0},
                              [](size_t sum, const Parameter& p) { return sum + p.numel; })),
+      may_owe_(parameters_.size(), kWorkers | kOwners),
       delivery_(parameters_.size()),
-      recorder_(parameters_.size()) {
+      recorder_(parameters_.size(), config.clock) {
   look_at_mechanisms();
+  make_steering();
 }
 
 void Averager::look_at_mechanisms() {
@@ -56,16 +58,21 @@ void Averager::set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>>
   for (size_t i = 0; i < parameters.size(); ++i) {
     parameters[i].up = std::move(mechanisms[i].first);
     parameters[i].down = std::move(mechanisms[i].second);
+    parameters[i].coarser.clear();
   }
+  if (steering_) check_ladders(parameters);
   if (planner_) planner_->adopt(parameters);
   States states(parameters, config_.exchange, static_cast<uint32_t>(exchange_->rank()),
                 static_cast<uint32_t>(exchange_->size()));
   carry_state(states_, parameters_, states, parameters, *exchange_);
   parameters_ = std::move(parameters);
   states_ = std::move(states);
+  may_owe_.assign(parameters_.size(), kWorkers | kOwners);
   if (planner_) recorder_.plan(*planner_);
   layouts_.clear();
+  sizes_.clear();
   look_at_mechanisms();
+  if (steering_) steering_->restart(/*everything=*/true);
 }
 
 /// Adds what is owed to the gradients. An unused parameter's waits: DDP may throw its average away.
@@ -143,7 +150,7 @@ StepKey Averager::key_of(const Piece& piece, bool owner) const {
   return key;
 }
 
-void Averager::average(std::span<const uint32_t> ids, View buffer) {
+const Layout& Averager::checked_layout_of(std::span<const uint32_t> ids, ConstView buffer) {
   for (const uint32_t id : ids) {
     if (id >= parameters_.size()) throw ArgumentError(concat("bucket: unknown parameter number ", id));
     if (parameters_[id].dtype != buffer.dtype)
@@ -154,7 +161,11 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
   if (layout.numel != buffer.numel)
     throw ArgumentError(concat("bucket: expected ", layout.numel, " elements, those of its ", ids.size(),
                                " parameters, got ", buffer.numel));
-  const bool dense = !enabled_ || all_identity_ || config_.exchange == ExchangeKind::kDense || exchange_->size() == 1;
+  return layout;
+}
+
+void Averager::average_as_chosen(const Layout& layout, View buffer) {
+  const bool dense = choice_.kind == ExchangeKind::kDense;
   recorder_.bucket(dense, ring_bytes(buffer.numel * size_of(buffer.dtype), exchange_->size()));
   pay(layout, buffer);
   if (dense) {
@@ -162,13 +173,13 @@ void Averager::average(std::span<const uint32_t> ids, View buffer) {
     settle(buffer);
     return;
   }
-  if (planner_ && planner_->begin(ids, parameters_)) recorder_.plan(*planner_);
+  if (planner_ && planner_->begin(layout.ids, parameters_)) recorder_.plan(*planner_);
   sent_.clear();
   tuner_.begin(layout.ids, layout.numel);
   const Tuner::Bucket before = spent();
   inspect_all(layout, buffer);
   try {
-    if (config_.exchange == ExchangeKind::kAllGather)
+    if (choice_.kind == ExchangeKind::kAllGather)
       average_all_gather(layout, buffer);
     else
       average_sharded(layout, buffer);
@@ -207,6 +218,7 @@ void Averager::finish_step(const Layout& layout) {
     if (s.changed_state) add_aims(s.sections, s.targets, aims[{s.piece->parameter, s.owner}]);
   for (const auto& [of, by_part] : aims) next_rates(by_part, states_.progress(of.first).rates[of.second]);
   for (const uint32_t id : layout.ids) {
+    may_owe_[id] |= kWorkers | (choice_.kind == ExchangeKind::kSharded ? kOwners : 0);
     ++states_.progress(id).steps;
     states_.progress(id).fresh = false;
   }
@@ -320,13 +332,14 @@ wire::Message Averager::skipped_message(const Shard& shard, bool owner) const {
 void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out) {
   Parts parts(x.numel, out.payload(), states_.progress(piece.parameter).rates[owner]);
   const bool watched = delivery == Delivery::kSend && !owner;
-  if (watched) recorder_.watch(piece, x, states_, /*before=*/true);
+  const bool now = steering_ && steering_->wants_error();
+  if (watched) recorder_.watch(piece, x, states_, /*before=*/true, now);
   StepKey key = key_of(piece, owner);
   key.encode.chooser = tuner_.chooser(piece.numel);
   const bool changed = send_slice(mechanism(piece, owner), delivery, x,
                                   states_.of(owner ? Side::kOwner : Side::kWorker, piece), key, parts);
   for (const wire::Section& section : parts.sections()) out.add(section);
-  if (watched) recorder_.watch(piece, x, states_, /*before=*/false);
+  if (watched) recorder_.watch(piece, x, states_, /*before=*/false, now);
   sent_.push_back({&piece, owner, x, parts.sections(), payloads_of(parts), parts.targets(), changed});
   recorder_.sent(piece, owner, parts.bytes(), changed ? parts.level() : -1);
 }
@@ -418,7 +431,7 @@ void Averager::deliver(const Shard& shard, std::span<const wire::Message> messag
 void Averager::take_back() {
   for (const Sent& sent : sent_) {
     const Parameter& p = parameters_[sent.piece->parameter];
-    const bool receivers = p.up->keeps_pace() || (config_.exchange == ExchangeKind::kSharded && p.down->keeps_pace());
+    const bool receivers = p.up->keeps_pace() || (choice_.kind == ExchangeKind::kSharded && p.down->keeps_pace());
     torn_ = torn_ || receivers;
     if (!receivers) retract(sent);
   }

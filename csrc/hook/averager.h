@@ -8,6 +8,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "hook/planner.h"
 #include "hook/recorder.h"
 #include "hook/states.h"
+#include "hook/steering.h"
 #include "hook/transport.h"
 #include "hook/tuner.h"
 #include "mechanisms/section.h"
@@ -29,6 +31,16 @@ struct AveragerConfig {
   /// because DDP throws the result away if no rank used it.
   bool hold_unused = false;
   std::shared_ptr<const Cat> policy = nullptr;  ///< null: every compressor sends what its spec says
+  /// What chooses how buckets travel, dense or by `exchange` (sharded: all_gather too, where receivers have no state);
+  /// none: all by `exchange`, at level 0. Its world_size, levels and kinds are filled in.
+  std::optional<NeverSlowerConfig> never_slower = {};
+  Clock clock = steady_seconds;
+};
+
+/// Where a bucket stands in its step.
+struct BucketPlace {
+  double ready = 0;  ///< by the clock: when it was handed over
+  bool last = true;  ///< of the step
 };
 
 /// One caller at a time; stats() and watched() from any thread.
@@ -38,13 +50,14 @@ class Averager {
 
   /// buffer = mean over ranks of buffer. `ids`: the parameters in it, in order, without gaps. Collective. If it throws,
   /// the exchange must not be used any more, and either state is as before the call (to rounding) or torn() is true.
-  void average(std::span<const uint32_t> ids, View buffer);
+  void average(std::span<const uint32_t> ids, View buffer, const BucketPlace& place);
+  void average(std::span<const uint32_t> ids, View buffer) { average(ids, buffer, {config_.clock(), true}); }
 
   /// While off, buckets travel by all-reduce and state rests. Takes effect with the next bucket; the same on all ranks.
-  void set_enabled(bool enabled) { enabled_ = enabled; }
+  void set_enabled(bool enabled);
 
-  /// Collective: from the next bucket on these mechanisms, by parameter, (up, down). State is carried over; what cannot
-  /// be is owed and delivered with the next gradients (hook/checkpoint.h).
+  /// Collective: from the next bucket on these mechanisms, by parameter, (up, down), without a ladder. State is carried
+  /// over; what cannot be is owed and delivered with the next gradients (hook/checkpoint.h).
   void set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>> mechanisms);
 
   /// From now on the widths of quantizers follow a plan; before the first bucket. The parameters must be plannable
@@ -69,7 +82,13 @@ class Averager {
 
   /// True if a step broke off after some state had moved on.
   bool torn() const { return torn_; }
-  States& states() { return states_; }
+  States& states() {
+    may_owe_.assign(parameters_.size(), kWorkers | kOwners);  // the caller may write
+    return states_;
+  }
+
+  /// What the policy thinks; none without one. Any thread.
+  std::optional<PolicyReport> policy() const;
 
   std::vector<Watched> watched() const { return recorder_.watched(); }
 
@@ -88,8 +107,13 @@ class Averager {
   };
 
   const Mechanism& mechanism(const Piece& piece, bool owner) const {
-    return owner ? *parameters_[piece.parameter].down : *parameters_[piece.parameter].up;
+    return parameters_[piece.parameter].mechanism(choice_.level, owner);
   }
+  const Layout& checked_layout_of(std::span<const uint32_t> ids, ConstView buffer);
+  BucketSizes sizes_of(const Layout& layout, DType dtype) const;
+  void average_as_chosen(const Layout& layout, View buffer);
+  void owe_residuals(const Layout& layout, ConstView buffer);
+  void make_steering();
   void look_at_mechanisms();
   const Layout& layout_of(std::span<const uint32_t> ids);
   size_t limit(const Shard& shard, bool owner) const;
@@ -126,14 +150,19 @@ class Averager {
   Transport transport_;
   States states_;
   Tuner tuner_;
+  std::unique_ptr<Steering> steering_;  // null without a policy
+  Choice choice_;                       // of the current bucket
   bool enabled_ = true;
   bool all_identity_ = true;
   bool torn_ = false;
-  uint64_t sequence_ = 0;           // of compressed buckets: the step in their messages' headers
+  uint64_t sequence_ = 0;  // of compressed buckets: the step in their messages' headers
+  static constexpr uint8_t kWorkers = 1, kOwners = 2;
+  std::vector<uint8_t> may_owe_;    // by parameter: whose residuals may be other than zero
   std::vector<Delivery> delivery_;  // by parameter, of the current bucket
   std::vector<const Piece*> paid_;  // of the current bucket: what is owed went into these
   std::vector<Sent> sent_;          // of the current bucket, in the order of pieces
   std::map<std::vector<uint32_t>, Layout> layouts_;
+  std::map<const Layout*, BucketSizes> sizes_;
   std::unique_ptr<Planner> planner_;  // or null
   std::vector<uint8_t> send_memory_, average_memory_, mean_memory_;
   Recorder recorder_;

@@ -39,6 +39,8 @@ std::vector<Parameter> to_parameters(const std::vector<HookParameter>& given, bo
                                  "; kernels for other devices do not exist yet"));
     const auto numel = static_cast<size_t>(p.tensor.numel());
     out.push_back({p.name, numel, dtype_of(p.tensor, p.name), mechanism_of(p.up, numel), mechanism_of(p.down, numel)});
+    for (const auto& [up, down] : p.coarser)
+      out.back().coarser.emplace_back(mechanism_of(up, numel), mechanism_of(down, numel));
   }
   if (plannable) Planner::make_plannable(out);
   return out;
@@ -54,6 +56,8 @@ Facts facts_of(const std::vector<HookParameter>& parameters, const HookConfig& c
     const HookParameter& p = parameters[i];
     facts.emplace_back(concat("parameter ", i), concat(p.name, " ", p.tensor.sizes(), " ", p.tensor.scalar_type(),
                                                        " up ", p.up, " down ", p.down));
+    for (const auto& [up, down] : p.coarser)
+      facts.emplace_back(concat("ladder of ", p.name), concat("up ", up, " down ", down));
   }
   return facts;
 }
@@ -132,7 +136,8 @@ c10::intrusive_ptr<Future> Hook::run(c10d::GradBucket& bucket) {
   try {
     // The bucket lives on the caller's stack: what the worker needs is copied out, the buffer by reference.
     const at::Tensor buffer = bucket.getBufferRef();
-    pipeline_.submit([this, buffer, ids = identify(bucket)] { average(ids, view_of(buffer)); },
+    const BucketPlace place{averager_.config().clock(), bucket.isLast()};
+    pipeline_.submit([this, buffer, place, ids = identify(bucket)] { average(ids, view_of(buffer), place); },
                      [future, buffer](const std::exception_ptr& error) {
                        if (ending) return;
                        if (error)
@@ -146,11 +151,11 @@ c10::intrusive_ptr<Future> Hook::run(c10d::GradBucket& bucket) {
   return future;
 }
 
-void Hook::average(std::span<const uint32_t> ids, View buffer) {
+void Hook::average(std::span<const uint32_t> ids, View buffer, const BucketPlace& place) {
   if (rotation_)
     rotation_->average(averager_, ids, buffer);
   else
-    averager_.average(ids, buffer);
+    averager_.average(ids, buffer, place);
 }
 
 void Hook::scale_state(double factor) {

@@ -31,6 +31,8 @@ struct HookParameter {
   at::Tensor tensor;  ///< the parameter itself; the hook keeps its identity, not its memory
   std::string up;     ///< spec, worker -> owner
   std::string down;   ///< spec, owner -> everybody
+  /// Specs of the coarser levels of a ladder, (up, down): Parameter::coarser.
+  std::vector<std::pair<std::string, std::string>> coarser = {};
 };
 
 struct HookConfig {
@@ -76,6 +78,7 @@ class Hook {
 
   AveragerStats stats() const { return averager_.stats(); }
   std::vector<Watched> watched() const { return averager_.watched(); }
+  std::optional<PolicyReport> policy() const { return averager_.policy(); }
   std::string error() const { return pipeline_.error(); }
   const std::vector<Parameter>& parameters() const { return averager_.parameters(); }
   int rank() { return averager_.exchange().rank(); }
@@ -83,7 +86,7 @@ class Hook {
 
  private:
   void follow(const std::vector<HookParameter>& parameters, const PlannerConfig& config);
-  void average(std::span<const uint32_t> ids, View buffer);
+  void average(std::span<const uint32_t> ids, View buffer, const BucketPlace& place);
   std::vector<uint32_t> identify(c10d::GradBucket& bucket) const;
 
   std::unordered_map<const c10::TensorImpl*, uint32_t> numbers_;

@@ -1,5 +1,6 @@
 #include "hook/layout.h"
 
+#include "common/error.h"
 #include "hook/sharding.h"
 
 namespace tsq {
@@ -17,6 +18,23 @@ void add_piece(Shard& shard, const Parameter& parameter, Piece piece) {
 }
 
 }  // namespace
+
+void check_ladders(std::span<const Parameter> parameters) {
+  for (const Parameter& p : parameters) {
+    for (size_t level = 0; level <= p.coarser.size(); ++level)
+      for (const bool owner : {false, true}) {
+        const Mechanism &first = p.mechanism(0, owner), &m = p.mechanism(level, owner);
+        if (m.state_names() != first.state_names() || m.receiver_names() != first.receiver_names() ||
+            m.parts() != first.parts() || m.starts_dense() != first.starts_dense())
+          throw ArgumentError(concat("NeverSlower: ladder: expected specs that share their state, got ", m.spec(),
+                                     " beside ", first.spec()));
+        const auto& names = m.state_names();
+        if (std::find(names.begin(), names.end(), "momentum") != names.end())
+          throw ArgumentError(concat("NeverSlower: expected mechanisms without momentum, which a dense step would ",
+                                     "leave out, got ", m.spec(), " for ", p.name));
+      }
+  }
+}
 
 Layout make_layout(std::span<const Parameter> parameters, std::span<const uint32_t> ids, int world) {
   Layout layout;

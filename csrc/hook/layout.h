@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "mechanisms/mechanism.h"
@@ -19,10 +20,27 @@ struct Parameter {
   DType dtype = DType::kFloat32;
   MechanismPtr up;    ///< worker -> owner
   MechanismPtr down;  ///< owner -> everybody (sharded exchange)
+  /// Levels 1, 2, ... of a ladder, (up, down), for a policy to choose from; level 0 is the pair above. They share its
+  /// state. A parameter without them travels at level 0 always.
+  std::vector<std::pair<MechanismPtr, MechanismPtr>> coarser = {};
 
-  /// Slices of it begin at multiples of this in both directions.
-  size_t granularity() const { return std::max({up->granularity(), down->granularity(), size_t{256}}); }
+  const Mechanism& mechanism(size_t level, bool owner) const {
+    level = std::min(level, coarser.size());
+    if (level == 0) return owner ? *down : *up;
+    return owner ? *coarser[level - 1].second : *coarser[level - 1].first;
+  }
+
+  /// Slices of it begin at multiples of this in both directions and at every level.
+  size_t granularity() const {
+    size_t out = std::max({up->granularity(), down->granularity(), size_t{256}});
+    for (const auto& [u, d] : coarser) out = std::max({out, u->granularity(), d->granularity()});
+    return out;
+  }
 };
+
+/// Throws ArgumentError unless the levels of every parameter's ladder can take turns: the same state, the same parts,
+/// no momentum (where a bucket travels dense, nothing would be smoothed).
+void check_ladders(std::span<const Parameter> parameters);
 
 /// A slice of a parameter, where it lies in the bucket's buffer (in elements), and its first section in the messages
 /// up and down.

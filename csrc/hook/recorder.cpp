@@ -5,9 +5,9 @@
 namespace tsq {
 
 Recorder::Timer::~Timer() {
-  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start_;
+  const double spent = recorder_.clock_() - start_;
   const std::lock_guard lock(recorder_.mutex_);
-  recorder_.stats_.*total_ += spent.count();
+  recorder_.stats_.*total_ += spent;
 }
 
 AveragerStats Recorder::stats() const {
@@ -18,6 +18,18 @@ AveragerStats Recorder::stats() const {
 std::vector<Watched> Recorder::watched() const {
   const std::lock_guard lock(mutex_);
   return watched_;
+}
+
+std::pair<double, double> Recorder::seconds() const {
+  const std::lock_guard lock(mutex_);
+  return {stats_.encode_seconds + stats_.decode_seconds, stats_.exchange_seconds};
+}
+
+std::pair<double, double> Recorder::compression(std::span<const uint32_t> ids) const {
+  const std::lock_guard lock(mutex_);
+  std::pair<double, double> out{0, 0};
+  for (const uint32_t id : ids) out.first += watched_[id].wanted, out.second += watched_[id].left;
+  return out;
 }
 
 void Recorder::bucket(bool dense, uint64_t dense_bytes) {
@@ -64,8 +76,8 @@ void Recorder::plan(const Planner& planner) {
   }
 }
 
-void Recorder::watch(const Piece& piece, ConstView x, const States& states, bool before) {
-  if (states.progress(piece.parameter).steps % kWatchInterval != 0) return;
+void Recorder::watch(const Piece& piece, ConstView x, const States& states, bool before, bool now) {
+  if (!now && states.progress(piece.parameter).steps % kWatchInterval != 0) return;
   const auto& names = states.names(Side::kWorker, piece.parameter);
   if (names.empty()) return;
   const View state = states.of(Side::kWorker, piece)[0];

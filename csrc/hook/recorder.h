@@ -1,11 +1,13 @@
 // What can be seen of the averager from any thread while it works.
 #pragma once
 
-#include <chrono>
 #include <map>
 #include <mutex>
+#include <span>
+#include <utility>
 #include <vector>
 
+#include "common/clock.h"
 #include "exchange/exchange.h"
 #include "hook/planner.h"
 #include "hook/states.h"
@@ -41,7 +43,7 @@ struct Watched {
 /// Written by one thread, read by any.
 class Recorder {
  public:
-  explicit Recorder(size_t parameters) : watched_(parameters) {}
+  explicit Recorder(size_t parameters, Clock clock = steady_seconds) : clock_(std::move(clock)), watched_(parameters) {}
 
   /// Without traffic, which the exchange counts.
   AveragerStats stats() const;
@@ -61,8 +63,15 @@ class Recorder {
   /// The widths of a plan.
   void plan(const Planner& planner);
 
-  /// The norms of a worker's slice around a send, in the steps in which they are looked at.
-  void watch(const Piece& piece, ConstView x, const States& states, bool before);
+  /// The norms of a worker's slice around a send, in the steps in which they are looked at: every kWatchInterval, and
+  /// `now`.
+  void watch(const Piece& piece, ConstView x, const States& states, bool before, bool now = false);
+
+  /// Seconds so far: (encoding and decoding, exchanging).
+  std::pair<double, double> seconds() const;
+
+  /// Of these parameters, as last looked at: (sum of Watched::wanted, sum of Watched::left).
+  std::pair<double, double> compression(std::span<const uint32_t> ids) const;
 
   /// Adds the time of its own life to one of the seconds.
   class Timer {
@@ -75,13 +84,14 @@ class Recorder {
    private:
     Recorder& recorder_;
     double AveragerStats::*const total_;
-    const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+    const double start_ = recorder_.clock_();
   };
   Timer encoding() { return {*this, &AveragerStats::encode_seconds}; }
   Timer exchanging() { return {*this, &AveragerStats::exchange_seconds}; }
   Timer decoding() { return {*this, &AveragerStats::decode_seconds}; }
 
  private:
+  const Clock clock_;
   mutable std::mutex mutex_;
   AveragerStats stats_;
   std::vector<Watched> watched_;

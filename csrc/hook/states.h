@@ -6,12 +6,11 @@
 #include <vector>
 
 #include "common/buffer.h"
+#include "common/exchange_kind.h"
 #include "hook/layout.h"
 #include "hook/sharding.h"
 
 namespace tsq {
-
-enum class ExchangeKind : uint8_t { kDense, kAllGather, kSharded };
 
 /// Whose state it is. all_gather: worker's and received; sharded: all four, owner's and received for the part that this
 /// rank owns.

@@ -26,7 +26,7 @@ BUILT_IN_METHODS = {
         Method("plain", "plain DDP (fp32)", "plain"),
         Method("fp16", "torch fp16 hook", "fp16"),
         Method("powersgd", "torch PowerSGD", "powersgd"),
-        Method("ours", "torch_smoothquant", "ours"),
+        Method("ours", "torch_smoothquant", "ours", "ErrorFeedback(Quantizer(bits=4))"),  # attach alone would go dense here
     )
 }
 

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 
 from torch_smoothquant import reference
 
+FOUR = "ErrorFeedback(Quantizer(bits=4))"  # the first level of the default policy, here without one
 TINY = 1e-6  # bucket_cap_mb that gives every parameter a bucket of its own, once DDP has rebuilt them
 
 

@@ -38,7 +38,11 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"down": "Quantizer(bits=4)", "exchange": "dense"}, ValueError, "down: expected None"),
     ({"exchange": "ring"}, ValueError, "exchange: expected one of"), ({"exchange": None}, ValueError, "exchange: expected"),
     ({"exchange": ["auto"]}, ValueError, "exchange: expected"),
-    ({"policy": "fixed"}, TypeError, "policy: expected None, Fixed"), ({"policy": 4}, TypeError, "policy: expected None, Fixed"),
+    ({"policy": "fixed"}, TypeError, "policy: expected"), ({"policy": 4}, TypeError, "policy: expected"),
+    ({"up": "Quantizer(bits=4)", "policy": tsq.NeverSlower("Quantizer(bits=8)")}, ValueError, "policy: expected a NeverSlower without inner"),
+    ({"policy": tsq.NeverSlower(ladder=["EF21(Quantizer(bits=4), momentum=0.5)"])}, ValueError, "without momentum"),
+    ({"policy": tsq.NeverSlower(ladder=["Quantizer(bits=8)", "ErrorFeedback(Quantizer(bits=4))"])}, ValueError, "share their state"),
+    ({"policy": tsq.NeverSlower(), "smoothness": tsq.Running("second_moment")}, ValueError, "policy: expected no NeverSlower"),
     ({"timeout": 0}, ValueError, "timeout: expected"), ({"timeout": -1}, ValueError, "timeout: expected"),
     ({"timeout": float("nan")}, ValueError, "timeout: expected"), ({"timeout": float("inf")}, ValueError, "timeout: expected"),
     ({"timeout": "5"}, ValueError, "timeout: expected"), ({"timeout": None}, ValueError, "timeout: expected"),
@@ -295,12 +299,10 @@ def weights_after(rank: int, world: int, spec: Any) -> torch.Tensor:
     return flat(ddp)
 
 
-def test_text_and_object_are_the_same_and_none_is_the_documented_default():
+def test_text_and_object_are_the_same():
     specs = ("ErrorFeedback(Quantizer(bits=4))", tsq.ErrorFeedback(tsq.Quantizer(4)))
     (a, _), (b, _) = (run_ranks(weights_after, 2, spec) for spec in specs)
-    (c, _) = run_ranks(weights_after, 2, None)
     assert torch.equal(a, b)
-    assert torch.equal(a, c) == (tsq.hook.DEFAULT == "ErrorFeedback(Quantizer(bits=4))")
 
 
 # ------------------------------------------------------------------ groups

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import TINY, Oracle, flat, grads, local_grads, make_model, owner_residuals, sgd, train, worker_residuals
+from models import FOUR, TINY, Oracle, flat, grads, local_grads, make_model, owner_residuals, sgd, train, worker_residuals
 from ranks import run_ranks
 from torch.nn.parallel import DistributedDataParallel as DDP
 
@@ -118,7 +118,7 @@ def conserved(results: list[dict[str, Any]]) -> float:
     ("ErrorFeedback(Quantizer(bits=2))", {"bits": 2}),
     ("ErrorFeedback(Quantizer(bits=5, levels='unbiased'))", {"bits": 5, "levels": "unbiased"}),
     ("Direct(Quantizer(bits=3))", {"bits": 3, "levels": "unbiased", "feedback": False}),
-], ids=["default", "EF 2 bits", "EF dithered", "Direct"])
+], ids=["EF 4 bits", "EF 2 bits", "EF dithered", "Direct"])
 def test_documented_average_on_every_rank(world, exchange, spec, oracle):
     results = run_ranks(follow, world, spec, exchange, oracle)
     for other in results[1:]:
@@ -144,7 +144,7 @@ def test_down_of_its_own_makes_auto_sharded():
 
 def five_ranks(rank: int, world: int) -> tuple[torch.Tensor, str]:
     ddp = DDP(make_model())
-    hook = tsq.attach(ddp)
+    hook = tsq.attach(ddp, FOUR)
     train(ddp, sgd(ddp), rank, range(3))
     return flat(ddp), hook.stats()["exchange"]
 

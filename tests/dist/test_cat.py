@@ -21,7 +21,7 @@ def runs(rank: int, world: int, spec: str, exchange: str, prices: list[float]) -
         train(ddp, sgd(ddp), rank, range(5))
         finals.append(flat(ddp))
         sent.append(hook.stats()["wire_bytes"])
-        assert hook.stats()["policy"].startswith("CAT(cost=AffineCost(c0=100.0")
+        assert hook.stats()["policy"]["spec"].startswith("CAT(cost=AffineCost(c0=100.0")
         hook.close()
     return finals, sent
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import TINY, flat, make_model, sgd, train, worker_residuals
+from models import FOUR, TINY, flat, make_model, sgd, train, worker_residuals
 from ranks import run_ranks
 from torch.nn.parallel import DistributedDataParallel as DDP
 
@@ -41,8 +41,8 @@ def resumed(rank: int, world: int, arguments: dict[str, Any], folder: Path) -> t
 @pytest.mark.parametrize("world", (2, 3))
 @pytest.mark.parametrize("arguments", [
     {"up": "ErrorFeedback(Quantizer(bits=2))", "exchange": "all_gather"}, {"up": "ErrorFeedback(Quantizer(bits=2))", "exchange": "sharded"},
-    {"up": "ErrorFeedback(Quantizer(bits=3, levels='unbiased'))", "exchange": "sharded", "seed": 5}, {"up": "Quantizer(bits=3)"}, {},
-], ids=["all_gather", "sharded", "dithered", "Direct", "default"])
+    {"up": "ErrorFeedback(Quantizer(bits=3, levels='unbiased'))", "exchange": "sharded", "seed": 5}, {"up": "Quantizer(bits=3)"}, {"up": FOUR},
+], ids=["all_gather", "sharded", "dithered", "Direct", "auto"])
 def test_resumed_is_straight_bit_for_bit(world, arguments, tmp_path):
     expected = run_ranks(straight, world, arguments, tmp_path)
     found = run_ranks(resumed, world, arguments, tmp_path)
@@ -156,14 +156,14 @@ def test_what_does_not_fit_is_refused():
 
 def saves(rank: int, world: int, folder: Path) -> None:
     ddp = DDP(make_model())
-    hook = tsq.attach(ddp, exchange="all_gather")
+    hook = tsq.attach(ddp, FOUR, exchange="all_gather")
     train(ddp, sgd(ddp), rank, range(2))
     torch.save(hook.state_dict(), folder / f"{rank}.pt")
 
 
 def loads(rank: int, world: int, folder: Path) -> str:
     ddp = DDP(make_model())
-    hook = tsq.attach(ddp, exchange="all_gather")
+    hook = tsq.attach(ddp, FOUR, exchange="all_gather")
     with pytest.raises(ValueError) as caught:
         hook.load_state_dict(torch.load(folder / f"{rank}.pt"))
     assert not any(r.any() for r in worker_residuals(hook.state_dict()).values())
@@ -179,7 +179,7 @@ def test_another_world_size(tmp_path):
 
 def contents(rank: int, world: int) -> dict[str, Any]:
     ddp = DDP(make_model())
-    hook = tsq.attach(ddp, exchange="sharded")
+    hook = tsq.attach(ddp, FOUR, exchange="sharded")
     train(ddp, None, rank, range(2))
     state = hook.state_dict()
     kept = copy.deepcopy(state)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import TINY, flat, grads, loss_of, make_model, sgd, train, worker_residuals
+from models import FOUR, TINY, flat, grads, loss_of, make_model, sgd, train, worker_residuals
 from ranks import run_ranks
 from torch.nn.parallel import DistributedDataParallel as DDP
 
@@ -58,7 +58,7 @@ def test_set_enabled(exchange):
 
 def disagreeing(rank: int, world: int) -> str:
     ddp = DDP(make_model())
-    hook = tsq.attach(ddp)
+    hook = tsq.attach(ddp, FOUR)
     train(ddp, None, rank, range(2))
     with pytest.raises(ValueError) as caught:
         hook.set_enabled(rank == 0)
@@ -242,9 +242,9 @@ def while_holding_the_lock(rank: int, world: int, how: str, folder: Path) -> dic
     """Rank 0 holds the GIL from when its buckets are queued and wait for rank 1 until long after rank 1 has sent everything."""
     ddp = DDP(make_model(), bucket_cap_mb=TINY)
     if how == "attach":
-        hook = tsq.attach(ddp)
+        hook = tsq.attach(ddp, FOUR)
     else:
-        hook = tsq.prepare(ddp)
+        hook = tsq.prepare(ddp, FOUR)
         ddp.register_comm_hook(hook, lambda state, bucket: tsq.comm_hook(state, bucket).then(lambda future: future.value()))
     train(ddp, None, rank, range(3))
     go = folder / "go"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from models import (
+    FOUR,
     TINY,
     Oracle,
     flat,
@@ -99,7 +100,7 @@ def test_many_small_buckets(exchange):
 
 def accumulate(rank: int, world: int, exchange: str, as_view: bool) -> torch.Tensor:
     ddp = DDP(make_model(), bucket_cap_mb=TINY, gradient_as_bucket_view=as_view)
-    tsq.attach(ddp, exchange=exchange)
+    tsq.attach(ddp, FOUR, exchange=exchange)
     oracle, optimizer = Oracle(ddp, world, exchange), sgd(ddp)
     for step in range(4):
         total = [local_grads(ddp, r, 10 * step) for r in range(world)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import TINY, loss_of, make_model, train
+from models import FOUR, TINY, loss_of, make_model, train
 from ranks import run_ranks, run_scripts
 from torch.nn.parallel import DistributedDataParallel as DDP
 
@@ -51,7 +51,7 @@ def check_survivor(r: dict[str, Any], least: float, most: float) -> None:
 
 def killed(rank: int, world: int, exchange: str) -> dict[str, Any] | None:
     ddp = DDP(make_model(), bucket_cap_mb=TINY)
-    hook = tsq.attach(ddp, exchange=exchange, timeout=LIMIT)
+    hook = tsq.attach(ddp, FOUR, exchange=exchange, timeout=LIMIT)
     train(ddp, None, rank, range(2))
     if rank == world - 1:
         time.sleep(0.3)
@@ -70,7 +70,7 @@ def test_peer_killed(exchange, world):
 
 def asleep(rank: int, world: int, exchange: str) -> dict[str, Any] | None:
     ddp = DDP(make_model(), bucket_cap_mb=TINY)
-    hook = tsq.attach(ddp, exchange=exchange, timeout=LIMIT)
+    hook = tsq.attach(ddp, FOUR, exchange=exchange, timeout=LIMIT)
     train(ddp, None, rank, range(2))
     if rank == world - 1:
         time.sleep(2.5 * LIMIT)
@@ -124,7 +124,7 @@ def test_set_enabled_after_a_failure_raises_too():
 
 def in_user_code(rank: int, world: int, exchange: str) -> str:
     ddp = DDP(make_model(), bucket_cap_mb=TINY)
-    hook = tsq.attach(ddp, exchange=exchange, timeout=LIMIT)
+    hook = tsq.attach(ddp, FOUR, exchange=exchange, timeout=LIMIT)
     train(ddp, None, rank, range(2))
 
     def fails(grad: torch.Tensor) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import TINY, flat, grads, inner, local_grads, loss_of, make_model, owner_residuals, sgd, train, worker_residuals
+from models import FOUR, TINY, flat, grads, inner, local_grads, loss_of, make_model, owner_residuals, sgd, train, worker_residuals
 from ranks import run_ranks
 from torch.nn.parallel import DistributedDataParallel as DDP
 
@@ -75,7 +75,7 @@ def test_non_finite_with_bucket_views():
 
 def exempt_nan(rank: int, world: int, exchange: str) -> dict[str, torch.Tensor | None]:
     ddp = DDP(make_model())
-    tsq.attach(ddp, exchange=exchange)
+    tsq.attach(ddp, FOUR, exchange=exchange)
     if rank == 0:
         inner(ddp).get_parameter("0.bias").register_hook(lambda g: g * float("inf"))
     train(ddp, None, rank, [0])
@@ -91,7 +91,7 @@ def test_non_finite_in_an_exempt_parameter(exchange):
 def overflow(rank: int, world: int, exchange: str) -> dict[str, Any]:
     """Finite gradients whose sum with the residual is not: only by accident; the residual must survive it."""
     ddp = DDP(make_model())
-    hook = tsq.attach(ddp, exchange=exchange)
+    hook = tsq.attach(ddp, FOUR, exchange=exchange)
     train(ddp, None, rank, range(2))
     state = hook.state_dict()
     if rank == 0:

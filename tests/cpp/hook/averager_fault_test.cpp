@@ -30,7 +30,7 @@ class AveragerFault : public testing::TestWithParam<ExchangeKind> {
   const ExchangeKind kind = GetParam();
 };
 INSTANTIATE_TEST_SUITE_P(All, AveragerFault, testing::Values(ExchangeKind::kAllGather, ExchangeKind::kSharded),
-                         [](const auto& info) { return test::name_of(info.param); });
+                         [](const auto& info) { return name_of(info.param); });
 
 TEST_P(AveragerFault, NaNOfOneRankGoesToAllForItsParameterOnly) {
   for (const double poison : {NAN, INFINITY}) {

@@ -41,7 +41,7 @@ INSTANTIATE_TEST_SUITE_P(All, AveragerTest,
                                                           ExchangeKind::kSharded),
                                           testing::Values(1, 2, 3, 4), testing::ValuesIn(test::kAllDTypes)),
                          [](const auto& info) {
-                           return concat(test::name_of(std::get<0>(info.param)), "_", std::get<1>(info.param), "_",
+                           return concat(name_of(std::get<0>(info.param)), "_", std::get<1>(info.param), "_",
                                          name_of(std::get<2>(info.param)));
                          });
 

@@ -217,9 +217,4 @@ class MisbehavingExchange final : public Exchange {
   uint64_t count_ = 0;
 };
 
-/// Names of ExchangeKind for test names.
-inline const char* name_of(ExchangeKind kind) {
-  return kind == ExchangeKind::kDense ? "dense" : kind == ExchangeKind::kAllGather ? "all_gather" : "sharded";
-}
-
 }  // namespace tsq::test

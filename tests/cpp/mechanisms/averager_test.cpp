@@ -67,7 +67,7 @@ INSTANTIATE_TEST_SUITE_P(All, MechanismsOnRanks,
                          testing::Combine(testing::Values(ExchangeKind::kAllGather, ExchangeKind::kSharded),
                                           testing::Values(2, 3, 4)),
                          [](const auto& info) {
-                           return concat(test::name_of(std::get<0>(info.param)), "_", std::get<1>(info.param));
+                           return concat(name_of(std::get<0>(info.param)), "_", std::get<1>(info.param));
                          });
 
 TEST_P(MechanismsOnRanks, AllRanksGetTheSameBits) {

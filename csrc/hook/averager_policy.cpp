@@ -1,0 +1,103 @@
+// What the averager does for its policy: asks it how a bucket travels, measures, and lets no residual go stale.
+#include "common/error.h"
+#include "hook/averager.h"
+#include "kernels/quantizer.h"
+#include "mechanisms/vectors.h"
+
+namespace tsq {
+
+void Averager::make_steering() {
+  if (!config_.never_slower) return;
+  check_ladders(parameters_);
+  if (exchange_->size() == 1) return;  // nothing to send
+  NeverSlowerConfig policy = *config_.never_slower;
+  policy.world_size = exchange_->size();
+  policy.levels = 1;
+  bool stateless = true;
+  for (const Parameter& p : parameters_) {
+    policy.levels = std::max(policy.levels, 1 + p.coarser.size());
+    stateless = stateless && !p.up->keeps_pace() && !p.down->keeps_pace();
+  }
+  policy.kinds.clear();
+  if (config_.exchange != ExchangeKind::kDense) policy.kinds.push_back(config_.exchange);
+  if (config_.exchange == ExchangeKind::kSharded && stateless) policy.kinds.push_back(ExchangeKind::kAllGather);
+  steering_ = std::make_unique<Steering>(policy, *exchange_, config_.clock);
+}
+
+void Averager::set_enabled(bool enabled) {
+  if (steering_ && enabled != enabled_) steering_->restart(/*everything=*/false);
+  enabled_ = enabled;
+}
+
+std::optional<PolicyReport> Averager::policy() const {
+  if (!steering_) return std::nullopt;
+  return steering_->report();
+}
+
+/// Before a bucket travels in a way in which residuals would rest, they become debts (States::owed), which travel with
+/// this very bucket: the workers' where it goes dense, the owners' where it is not sharded. What DDP may throw away
+/// (hold_unused) stays.
+void Averager::owe_residuals(const Layout& layout, ConstView buffer) {
+  for (const Piece& piece : layout.whole.pieces) {
+    const uint32_t id = piece.parameter;
+    if (choice_.kind == ExchangeKind::kSharded || !may_owe_[id]) continue;
+    if (config_.hold_unused && kernels::all_zero(buffer.slice(piece.at, piece.numel))) continue;
+    const auto owe = [&](Side side, uint8_t flag, double share) {
+      if (!(may_owe_[id] & flag)) return;
+      may_owe_[id] &= static_cast<uint8_t>(~flag);
+      for (const StateRef& ref : states_.of_side(side, id)) {
+        if (ref.name != "residual" || kernels::all_zero(ref.view)) continue;
+        scale(ref.view, share);
+        add(states_.owe(id).slice(ref.begin, ref.view.numel), ref.view);
+        clear(ref.view);
+      }
+    };
+    owe(Side::kOwner, kOwners, exchange_->size());  // it is the mean that lacks it, and this rank is one of size()
+    if (choice_.kind == ExchangeKind::kDense) owe(Side::kWorker, kWorkers, 1.0);
+  }
+}
+
+void Averager::average(std::span<const uint32_t> ids, View buffer, const BucketPlace& place) {
+  const Layout& layout = checked_layout_of(ids, buffer);
+  const bool always_dense =
+      !enabled_ || all_identity_ || config_.exchange == ExchangeKind::kDense || exchange_->size() == 1;
+  choice_ = {always_dense ? ExchangeKind::kDense : config_.exchange, 0};
+  if (always_dense || !steering_) return average_as_chosen(layout, buffer);
+  choice_ = steering_->next(ids, place.ready);
+  owe_residuals(layout, buffer);
+  const auto [codec, exchanging] = recorder_.seconds();
+  const uint64_t bytes = exchange_->traffic().wire_bytes;
+  average_as_chosen(layout, buffer);
+  BucketTiming timing;
+  timing.codec = static_cast<float>(recorder_.seconds().first - codec);
+  timing.exchange = static_cast<float>(recorder_.seconds().second - exchanging);
+  timing.bytes = static_cast<float>(exchange_->traffic().wire_bytes - bytes);
+  if (steering_->wants_error() && choice_.kind != ExchangeKind::kDense) {
+    const auto [wanted, left] = recorder_.compression(ids);
+    timing.wanted = static_cast<float>(wanted);
+    timing.left = static_cast<float>(left);
+  }
+  auto sizes = sizes_.find(&layout);
+  if (sizes == sizes_.end()) sizes = sizes_.emplace(&layout, sizes_of(layout, buffer.dtype)).first;
+  steering_->done(sizes->second, place.ready, timing, place.last);
+}
+
+BucketSizes Averager::sizes_of(const Layout& layout, DType dtype) const {
+  const double others = exchange_->size() - 1, part = 1.0 / exchange_->size();
+  BucketSizes out;
+  out.numel = layout.numel;
+  out.dense_bytes = static_cast<double>(ring_bytes(layout.numel * size_of(dtype), exchange_->size()));
+  for (size_t level = 0; level < steering_->config().levels; ++level) {
+    const auto bytes = [&](bool owner) {
+      double total = static_cast<double>(wire::overhead(owner ? layout.whole.down_sections : layout.whole.up_sections));
+      for (const Piece& piece : layout.whole.pieces)
+        total += parameters_[piece.parameter].mechanism(level, owner).expected_bits(piece.numel, dtype) / 8;
+      return total;
+    };
+    out.all_gather_bytes.push_back(others * bytes(false));
+    out.sharded_bytes.push_back(others * part * (bytes(false) + bytes(true)));
+  }
+  return out;
+}
+
+}  // namespace tsq

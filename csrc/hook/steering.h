@@ -1,0 +1,61 @@
+// Between the averager and its policy: collects what this rank measures step by step, shares it with all ranks every
+// few steps (one small all_gather, before a step's first bucket) and tells how each bucket travels.
+#pragma once
+
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "common/clock.h"
+#include "exchange/exchange.h"
+#include "policy/never_slower.h"
+
+namespace tsq {
+
+/// Worker thread only, but for report(). The ranks must make the same calls in the same order; only times may differ.
+class Steering {
+ public:
+  Steering(const NeverSlowerConfig& config, Exchange& exchange, Clock clock);
+
+  /// How the bucket travels that comes now. `ready`: when it was handed over, by the clock. Collective if this is a
+  /// step's first bucket and a window has ended. Throws what the exchange throws, and std::runtime_error if the ranks
+  /// do not stand at the same decision.
+  Choice next(std::span<const uint32_t> ids, double ready);
+
+  /// True if this bucket is the first on trial: its compression error is wanted.
+  bool wants_error() const { return wants_error_; }
+
+  /// The bucket of the last next() is delivered. timing without ready and done; `last`: of the step.
+  void done(const BucketSizes& sizes, double ready, BucketTiming timing, bool last);
+
+  /// Forgets what was measured of the steps under way, or (`everything`) of all buckets: other mechanisms.
+  void restart(bool everything);
+
+  const NeverSlowerConfig& config() const { return config_; }
+  PolicyReport report() const;
+
+ private:
+  void end_step();
+  void decide();
+  void publish();
+
+  const NeverSlowerConfig config_;
+  Exchange& exchange_;
+  const Clock clock_;
+  NeverSlower policy_;
+
+  std::vector<std::vector<uint32_t>> known_, current_;  // the buckets' parameters: as planned for, and in this step
+  std::vector<BucketSizes> sizes_;                      // of this step's buckets
+  StepTiming step_;
+  double first_ready_ = 0, last_end_ = 0;
+  std::vector<StepTiming> window_;
+  double latency_ = 0;  // of the last agreement
+  uint64_t agreements_ = 0;
+  bool wants_error_ = false;
+
+  mutable std::mutex mutex_;
+  PolicyReport report_;  // guarded by mutex_
+};
+
+}  // namespace tsq

@@ -1,0 +1,399 @@
+#include "policy/never_slower.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "common/error.h"
+
+namespace tsq {
+
+namespace {
+
+constexpr size_t kFirstWindow = 2, kSteadyWindow = 6, kLongestWindow = 12, kSureTrial = 2, kCloseTrial = 5;
+constexpr size_t kDiscarded = 1;  // of a trial: memory is touched for the first time, residuals are paid
+constexpr size_t kRecent = 3;     // steps that show a new regime
+constexpr size_t kKeptSpans = 12;
+constexpr double kSureGain = 0.2;       // of a step: too much to be noise
+constexpr double kLevelGain = 0.01;     // of a step that each coarser level has to save
+constexpr double kStay = 0.02;          // of a step by which another plan has to be better than the settled one
+constexpr double kHopeless = 1;         // times a step: what no error of the model makes up for
+constexpr double kExploration = 0.005;  // share of time that trials may cost in the long run
+constexpr double kForget = 0.9;         // MeasuredCost::Config::keep
+constexpr double kFirstCodec = 1.5e-9;  // seconds per element and direction until something was measured
+constexpr double kErrorLife = 1000;     // steps until a level with too large an error may be tried again
+constexpr double kCollectives[kExchangeKinds] = {1, 2, 4};  // lengths that depend on data travel first
+
+double sane(float x) { return std::isfinite(x) && x > 0 ? static_cast<double>(x) : 0.0; }  // a peer's
+
+size_t index_of(ExchangeKind kind) { return static_cast<size_t>(kind); }
+
+double median_of(std::deque<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  return values.size() % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
+}  // namespace
+
+NeverSlower::NeverSlower(NeverSlowerConfig config) : config_(std::move(config)), levels_(config_.levels) {
+  if (config_.levels == 0) throw ArgumentError("NeverSlower: ladder: expected at least one spec, got none");
+  if (!(config_.max_error > 0))
+    throw ArgumentError(concat("NeverSlower: max_error: expected a positive number, got ", config_.max_error));
+  if (!(config_.min_gain >= 0 && config_.min_gain < 1))
+    throw ArgumentError(concat("NeverSlower: min_gain: expected a number in [0, 1), got ", config_.min_gain));
+}
+
+void NeverSlower::start(std::vector<BucketSizes> buckets) {
+  buckets_ = std::move(buckets);
+  settled_.assign(buckets_.size(), Choice{});
+  plans_.clear();
+  trial_.reset();
+  ready_.assign(buckets_.size(), 0.0);
+  first_window_ = true;
+}
+
+size_t NeverSlower::window() const {
+  if (first_window_) return kFirstWindow;
+  if (!trial_) {  // an agreement should cost no more than kExploration of the steps that it is about
+    const double steps = interval_ > 0 ? latency_ / (kExploration * interval_) : 0;
+    return std::clamp(static_cast<size_t>(steps), kSteadyWindow, kLongestWindow);
+  }
+  const double gain = span_of(plans_[settled_index()]) - span_of(plans_[*trial_]);
+  return kDiscarded + (gain > kSureGain * interval_ ? kSureTrial : kCloseTrial);
+}
+
+// ---- what was measured
+
+NeverSlower::Summary NeverSlower::summarise(std::span<const std::vector<StepTiming>> ranks, size_t skipped) const {
+  Summary out;
+  out.buckets.resize(buckets_.size());
+  const size_t steps = ranks[0].size();
+  std::vector<std::vector<std::deque<double>>> series(buckets_.size(), std::vector<std::deque<double>>(4));
+  std::deque<double> intervals, totals;
+  for (size_t k = 0; k < steps; ++k) {
+    double span = 0, interval = 0, total = 0;
+    for (size_t b = 0; b < buckets_.size(); ++b) {
+      double ready = 0, exchange = std::numeric_limits<double>::infinity(), codec = 0, bytes = 0;
+      for (const auto& rank : ranks) {
+        const BucketTiming& t = rank[k].buckets[b];
+        ready += sane(t.ready) / static_cast<double>(ranks.size());
+        exchange = std::min(exchange, sane(t.exchange));  // that of the rank that came last: the others waited for it
+        codec = std::max(codec, sane(t.codec));
+        bytes = std::max(bytes, sane(t.bytes));
+        out.buckets[b].wanted += sane(t.wanted);
+        out.buckets[b].left += sane(t.left);
+      }
+      if (k < skipped) continue;
+      total += exchange;
+      const double values[] = {ready, exchange, codec, bytes};
+      for (size_t i = 0; i < 4; ++i) series[b][i].push_back(values[i]);
+    }
+    if (k < skipped) continue;
+    for (const auto& rank : ranks) {
+      double last = 0;
+      for (const BucketTiming& t : rank[k].buckets) last = std::max(last, sane(t.done));
+      span += last / static_cast<double>(ranks.size());
+      interval = std::max(interval, sane(rank[k].interval));
+    }
+    out.spans.push_back(span);
+    totals.push_back(total);
+    if (interval > 0) intervals.push_back(interval);
+  }
+  for (size_t b = 0; b < buckets_.size(); ++b) {
+    Summary::Bucket& m = out.buckets[b];
+    m.ready = median_of(series[b][0]), m.exchange = median_of(series[b][1]);
+    m.codec = median_of(series[b][2]), m.bytes = median_of(series[b][3]);
+  }
+  out.span = median_of({out.spans.begin(), out.spans.end()});
+  out.interval = intervals.empty() ? interval_ : std::max(median_of(intervals), out.span);
+  out.exchange_total = median_of(totals);
+  while (totals.size() > kRecent) totals.pop_front();
+  out.recent_exchange_total = median_of(totals);
+  return out;
+}
+
+void NeverSlower::learn(const Summary& s) {
+  const Plan& measured = plan();
+  std::vector<std::pair<double, double>> codec(levels_.size() * kExchangeKinds);  // seconds, elements
+  std::vector<std::pair<double, double>> error(levels_.size());                   // left, wanted
+  for (size_t b = 0; b < buckets_.size(); ++b) {
+    const Choice& c = measured[b];
+    auto& cost = costs_[index_of(c.kind)];
+    if (!cost) cost = std::make_unique<MeasuredCost>(MeasuredCost::Config{.prior = cost_of(c.kind), .keep = kForget});
+    if (s.buckets[b].exchange > 0 && s.buckets[b].bytes > 0) cost->observe(s.buckets[b].bytes, s.buckets[b].exchange);
+    ready_[b] = s.buckets[b].ready;
+    if (c.kind == ExchangeKind::kDense) continue;
+    auto& [seconds, elements] = codec[c.level * kExchangeKinds + index_of(c.kind)];
+    seconds += s.buckets[b].codec, elements += static_cast<double>(buckets_[b].numel);
+    error[c.level].first += s.buckets[b].left, error[c.level].second += s.buckets[b].wanted;
+  }
+  for (size_t k = 0; k < kExchangeKinds; ++k)  // buckets of one size would leave open what a byte costs
+    if (latency_ > 0 &&
+        std::any_of(measured.begin(), measured.end(), [&](const Choice& c) { return index_of(c.kind) == k; }))
+      costs_[k]->observe(0, latency_ * kCollectives[k]);
+  for (size_t l = 0; l < levels_.size(); ++l) {
+    for (size_t k = 0; k < kExchangeKinds; ++k)
+      if (const auto& [seconds, elements] = codec[l * kExchangeKinds + k]; elements > 0)
+        levels_[l].codec[k] = seconds / elements;
+    if (error[l].second > 0) levels_[l].error = error[l].first / error[l].second, levels_[l].error_at = steps_;
+  }
+}
+
+bool NeverSlower::drifted(const Summary& s) const {
+  const double now = s.recent_exchange_total, before = reference_exchange_;
+  if (std::abs(now - before) < kStay * interval_) return false;
+  return now > before * tolerance_ || before > now * tolerance_;
+}
+
+void NeverSlower::begin_regime(double factor) {
+  ++regimes_;
+  for (auto& cost : costs_) {  // what was measured is from now on where the next samples begin
+    if (!cost) continue;
+    const Line line = cost->fit();
+    if (line.c0 + line.c1 > 0 && std::isfinite(factor) && factor > 0)
+      cost = std::make_unique<MeasuredCost>(
+          MeasuredCost::Config{.prior = {line.c0 * factor, line.c1 * factor}, .keep = kForget});
+  }
+}
+
+// ---- what plans would cost
+
+Line NeverSlower::cost_of(ExchangeKind kind) const {
+  const size_t k = index_of(kind);
+  if (costs_[k]) return costs_[k]->fit();
+  for (size_t other = 0; other < kExchangeKinds; ++other) {  // the same link: other collectives, the same bytes
+    const Line line = costs_[other] ? costs_[other]->fit() : Line{};
+    if (line.c0 + line.c1 > 0) return {line.c0 * kCollectives[k] / kCollectives[other], line.c1};
+  }
+  return MeasuredCost::Config{}.prior;
+}
+
+double NeverSlower::exchange_seconds(size_t bucket, const Choice& c) const {
+  const BucketSizes& sizes = buckets_[bucket];
+  const double bytes = c.kind == ExchangeKind::kDense       ? sizes.dense_bytes
+                       : c.kind == ExchangeKind::kAllGather ? sizes.all_gather_bytes[c.level]
+                                                            : sizes.sharded_bytes[c.level];
+  const Line line = cost_of(c.kind);
+  return line.c0 + line.c1 * bytes;
+}
+
+double NeverSlower::codec_seconds(size_t bucket, const Choice& c) const {
+  if (c.kind == ExchangeKind::kDense) return 0;
+  double each = kFirstCodec;
+  if (const auto& known = levels_[c.level].codec[index_of(c.kind)]) each = *known;
+  return each * static_cast<double>(buckets_[bucket].numel);
+}
+
+double NeverSlower::model_span(const Plan& plan) const {
+  double time = 0;
+  for (size_t b = 0; b < plan.size(); ++b)  // one worker, first come, first served
+    time = std::max(time, ready_[b]) + codec_seconds(b, plan[b]) + exchange_seconds(b, plan[b]);
+  return time;
+}
+
+double NeverSlower::span_of(const Candidate& c) const {
+  if (c.measured()) return median_of(c.spans);
+  const Candidate& base = plans_[settled_index()];
+  const double missed = base.measured() ? median_of(base.spans) - model_span(base.plan) : 0;
+  return std::max(0.0, model_span(c.plan) + missed);
+}
+
+double NeverSlower::price_of(size_t candidate) const {
+  const Candidate& c = plans_[candidate];
+  double share = is_dense(c.plan) ? 0.0 : config_.min_gain + kLevelGain * c.level;
+  if (c.plan == settled_) share -= kStay;
+  return span_of(c) + share * interval_;
+}
+
+bool NeverSlower::barred(const Candidate& c) const {
+  return std::any_of(c.plan.begin(), c.plan.end(), [&](const Choice& choice) {
+    if (choice.kind == ExchangeKind::kDense) return false;
+    const Level& level = levels_[choice.level];
+    return level.error && *level.error > config_.max_error && static_cast<double>(steps_ - level.error_at) < kErrorLife;
+  });
+}
+
+bool NeverSlower::is_dense(const Plan& plan) const {
+  return std::all_of(plan.begin(), plan.end(), [](const Choice& c) { return c.kind == ExchangeKind::kDense; });
+}
+
+// ---- which plans there are
+
+Plan NeverSlower::best_plan(uint32_t level) const {
+  Plan plan(buckets_.size());
+  for (size_t b = 0; b < plan.size(); ++b) {
+    double least = exchange_seconds(b, plan[b]);
+    for (const ExchangeKind kind : config_.kinds) {
+      const Choice c{kind, level};
+      const double seconds = codec_seconds(b, c) + exchange_seconds(b, c);
+      if (seconds < least) least = seconds, plan[b] = c;
+    }
+  }
+  // What hides behind the backward pass may as well travel dense: it costs no core and no precision.
+  const double allowed = model_span(plan) + 0.002 * interval_;
+  for (Choice& c : plan) {
+    const Choice before = c;
+    c = Choice{};
+    if (model_span(plan) > allowed) c = before;
+  }
+  return plan;
+}
+
+void NeverSlower::make_candidates() {
+  const std::vector<Candidate> old = std::move(plans_);
+  plans_.clear();
+  const auto add = [&](const Plan& plan, uint32_t level) {
+    if (std::none_of(plans_.begin(), plans_.end(), [&](const Candidate& c) { return c.plan == plan; }))
+      plans_.push_back({.plan = plan, .level = level, .spans = {}, .measured_at = 0});
+  };
+  add(Plan(buckets_.size()), 0);
+  for (uint32_t level = 0; level < levels_.size(); ++level) add(best_plan(level), level);
+  uint32_t coarsest = 0;
+  for (const Choice& c : settled_) coarsest = std::max(coarsest, c.level);
+  add(settled_, coarsest);
+}
+
+/// What a trial has taught of costs may make a better plan of a level that was not tried yet.
+void NeverSlower::refresh_candidates() {
+  for (Candidate& c : plans_) {
+    if (c.measured() || is_dense(c.plan) || c.plan == settled_) continue;
+    Plan plan = best_plan(c.level);
+    if (std::none_of(plans_.begin(), plans_.end(), [&](const Candidate& other) { return other.plan == plan; }))
+      c.plan = std::move(plan);
+  }
+}
+
+size_t NeverSlower::settled_index() const {
+  const auto found = std::find_if(plans_.begin(), plans_.end(), [&](const Candidate& c) { return c.plan == settled_; });
+  return static_cast<size_t>(found - plans_.begin());
+}
+
+// ---- the decision
+
+void NeverSlower::decide(std::span<const std::vector<StepTiming>> ranks, std::span<const float> latency) {
+  steps_ += ranks[0].size();
+  latency_ = std::numeric_limits<double>::infinity();
+  for (const float seconds : latency) latency_ = std::min(latency_, sane(seconds));
+  latency_ = std::min(latency_, 1e3);
+  const size_t steps = ranks[0].size();
+  Summary s = summarise(ranks, trial_ ? kDiscarded : 0);
+  interval_ = s.interval;
+  const bool fresh = first_window_, drift = !fresh && !trial_ && drifted(s);
+  first_window_ = false;
+  if (drift) {
+    s = summarise(ranks, steps - std::min(steps, kRecent));  // those before belong to the old regime
+    interval_ = s.interval;
+    begin_regime(s.exchange_total / reference_exchange_);
+  }
+  learn(s);
+  if (fresh || drift) make_candidates();
+  Candidate& measured = plans_[trial_ ? *trial_ : settled_index()];
+  measured.spans.insert(measured.spans.end(), s.spans.begin(), s.spans.end());
+  while (measured.spans.size() > kKeptSpans) measured.spans.pop_front();
+  measured.measured_at = steps_;
+  measured.exchange = s.exchange_total;
+  if (fresh || drift) reference_exchange_ = measured.exchange, settled_before_ = settled_;
+  if (trial_) refresh_candidates();
+  if (!trial_ && !fresh && !drift) tolerance_ = std::max(kTolerance, tolerance_ * 0.97);
+  choose();
+}
+
+void NeverSlower::choose() {
+  const bool was_trial = trial_.has_value(), retrial = retrial_;
+  trial_.reset();
+  size_t best = plans_.size();
+  for (size_t i = 0; i < plans_.size(); ++i)
+    if (!barred(plans_[i]) && (best == plans_.size() || price_of(i) < price_of(best))) best = i;
+  reason_ = reason_of(best);
+  if (!plans_[best].measured()) {
+    trial_ = best;
+    ++trials_;
+    return;
+  }
+  if (needs_dense(best)) {
+    trial_ = 0;
+    ++trials_;
+    return;
+  }
+  const bool moved = !(plans_[best].plan == settled_);
+  settled_ = plans_[best].plan;
+  if (moved) reference_exchange_ = plans_[best].exchange;
+  if (regimes_ != judged_ && settled_ == settled_before_)
+    tolerance_ = std::min(4.0, tolerance_ * 1.5);  // a false alarm
+  judged_ = regimes_;
+  retrial_ = false;
+  if (moved || (was_trial && !retrial)) retry_ = kFirstRetry;
+  if (was_trial) return;
+  if (const auto again = due_for_retrial()) {
+    retry_ = std::min(kLastRetry, 2 * retry_);
+    plans_[*again].spans.clear();
+    trial_ = again;
+    retrial_ = true;
+    ++trials_;
+  }
+}
+
+/// True if `best` compresses and dense, which it has to beat, is only estimated and not hopeless by far.
+bool NeverSlower::needs_dense(size_t best) const {
+  return !is_dense(plans_[best].plan) && !plans_[0].measured() &&
+         span_of(plans_[0]) - span_of(plans_[best]) < kHopeless * interval_;
+}
+
+/// The best of the other plans, if it was measured long ago: the time that its trial may cost, spread over the steps
+/// since then, stays below kExploration.
+std::optional<size_t> NeverSlower::due_for_retrial() const {
+  std::optional<size_t> best;
+  for (size_t i = 0; i < plans_.size(); ++i)
+    if (!(plans_[i].plan == settled_) && !barred(plans_[i]) && (!best || price_of(i) < price_of(*best))) best = i;
+  if (!best || interval_ <= 0) return std::nullopt;
+  const double extra =
+      std::max(0.0, span_of(plans_[*best]) - span_of(plans_[settled_index()])) / interval_;  // steps lost per step
+  if (extra > kHopeless)
+    return std::nullopt;  // no noise makes up for that; a new link shows in the settled plan's exchange
+  const double pause = std::max(static_cast<double>(retry_), extra * (kDiscarded + kCloseTrial) / kExploration);
+  if (static_cast<double>(steps_ - plans_[*best].measured_at) < pause) return std::nullopt;
+  return best;
+}
+
+// ---- for people
+
+std::string NeverSlower::reason_of(size_t best) const {
+  const Candidate& chosen = plans_[best];
+  const auto percent = [&](double seconds) {
+    return concat(interval_ > 0 ? std::round(1000 * seconds / interval_) / 10 : 0.0, " %");
+  };
+  if (!chosen.measured())
+    return concat("trial: would save ", percent(span_of(plans_[settled_index()]) - span_of(chosen)),
+                  " of the step by the cost model");
+  if (!is_dense(chosen.plan))
+    return concat("saves ", percent(span_of(plans_[0]) - span_of(chosen)), " of the step",
+                  plans_[0].measured() ? "" : " by the cost model");
+  double least = std::numeric_limits<double>::infinity();
+  bool measured = false;
+  for (size_t i = 1; i < plans_.size(); ++i)
+    if (!barred(plans_[i]) && span_of(plans_[i]) < least) least = span_of(plans_[i]), measured = plans_[i].measured();
+  if (!std::isfinite(least)) return "nothing to compress with";
+  const double saved = span_of(chosen) - least;
+  return concat("compressing would ", saved < 0 ? "cost " : "save ", percent(std::abs(saved)), " of the step",
+                measured ? "" : " by the cost model", "; it has to save ", percent(config_.min_gain * interval_));
+}
+
+PolicyReport NeverSlower::report() const {
+  PolicyReport out;
+  out.plan = plan();
+  out.on_trial = trial_.has_value();
+  out.step = interval_;
+  out.trials = trials_;
+  out.regimes = regimes_;
+  out.reason = reason_;
+  for (const Candidate& c : plans_) out.alternatives.push_back({c.plan, span_of(c), c.measured(), barred(c)});
+  for (size_t k = 0; k < kExchangeKinds; ++k) {
+    const Line line = cost_of(static_cast<ExchangeKind>(k));
+    out.costs[k] = {line.c0, line.c1, costs_[k] && costs_[k]->samples() > 0};
+  }
+  return out;
+}
+
+}  // namespace tsq

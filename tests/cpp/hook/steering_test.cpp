@@ -1,0 +1,166 @@
+// NeverSlower over a simulated link: right choices, soon, the same on all ranks, and nothing lost on the way.
+#include "hook/simulated.h"
+
+namespace tsq {
+namespace {
+
+using test::kFast;
+using test::kSlow;
+using test::Simulated;
+using test::SimulatedConfig;
+
+const std::string kFour = "ErrorFeedback(Quantizer(bits=4))", kOne = "ErrorFeedback(Quantizer(bits=1))";
+
+TEST(Steering, SlowLinkCompressesSoon) {
+  for (const int world : {2, 3, 4}) {
+    Simulated job({.world = world});
+    job.link = kSlow;
+    double first = job.step();
+    job.steps(9);
+    EXPECT_FALSE(job.dense()) << world;
+    EXPECT_LT(job.step(), 0.6 * first) << world;
+  }
+}
+
+TEST(Steering, FastLinkStaysDense) {
+  Simulated job({.codec = 0.02});
+  double total = 0;
+  for (int i = 0; i < 400; ++i) total += job.step();
+  EXPECT_TRUE(job.dense());
+  EXPECT_LT(total, 1.005 * 400 * 0.3);  // a step is 0.3 s; trials cost next to nothing
+}
+
+TEST(Steering, OneRankHasNoPolicy) {
+  Simulated job({.world = 1, .sizes = {2000}});
+  EXPECT_FALSE(job.averagers[0]->policy());
+}
+
+TEST(Steering, FollowsTheLinkWithin30Steps) {
+  for (const ExchangeKind exchange : {ExchangeKind::kAllGather, ExchangeKind::kSharded})
+    for (const int offset : {0, 1, 2, 3, 4, 5}) {  // of the change in a window
+      Simulated job({.world = 3, .exchange = exchange, .codec = 0.02, .noise = 0.05});
+      job.steps(30 + offset);
+      EXPECT_TRUE(job.dense());
+      job.link = kSlow;
+      job.steps(30);
+      EXPECT_FALSE(job.dense()) << offset;
+      EXPECT_FALSE(job.on_trial()) << offset;
+      job.link = kFast;
+      job.steps(30);
+      EXPECT_TRUE(job.dense()) << offset;
+      EXPECT_FALSE(job.on_trial()) << offset;
+    }
+}
+
+TEST(Steering, DenseWhereTheExchangeHides) {  // the first bucket travels while the others are computed
+  Simulated job({.backward = 30, .sizes = {20000, 20000, 20000}});
+  job.link = {1e-5, 4e-5};  // dense: 3.2 s of the 10 s per bucket
+  job.steps(20);
+  const Plan plan = job.plan();
+  ASSERT_EQ(plan.size(), 3u);
+  EXPECT_EQ(plan[0].kind, ExchangeKind::kDense);
+  EXPECT_EQ(plan[1].kind, ExchangeKind::kDense);
+  EXPECT_NE(plan[2].kind, ExchangeKind::kDense);  // the late one has nothing to hide behind
+}
+
+TEST(Steering, CoarserLevelsOnlyWhereTheyPay) {
+  SimulatedConfig config{.ladder = {kFour, kOne}};
+  Simulated slow(config), middle(config);
+  slow.link = kSlow;
+  slow.steps(30);
+  EXPECT_EQ(slow.plan()[1], (Choice{ExchangeKind::kAllGather, 1}));
+  middle.link = {1e-4, 1e-6};  // dense 0.08 s late, 4 bits 0.01
+  middle.steps(30);
+  EXPECT_EQ(middle.plan()[1], (Choice{ExchangeKind::kAllGather, 0}));
+}
+
+TEST(Steering, MaxErrorBarsLevels) {
+  SimulatedConfig config{.ladder = {kFour, kOne}};
+  config.policy.max_error = 0.1;  // 4 bits: 0.012; 1 bit: 0.36
+  Simulated job(config);
+  job.link = kSlow;
+  job.steps(60);
+  EXPECT_EQ(job.plan()[1], (Choice{ExchangeKind::kAllGather, 0}));
+  const auto report = *job.averagers[0]->policy();
+  EXPECT_TRUE(std::ranges::any_of(report.alternatives, [](const Alternative& a) { return a.barred; }));
+}
+
+TEST(Steering, NoiseDoesNotMakeItFlap) {
+  for (const double codec : {0.0, 0.01, 0.02, 0.04}) {  // around break-even: dense is 0.04 s late
+    Simulated job({.codec = codec, .noise = 0.15});
+    job.link = {1e-5, 5e-7};
+    int changes = 0;
+    Plan before;
+    for (int i = 0; i < 600; ++i) {
+      job.step();
+      if (job.on_trial() || job.plan() == before) continue;
+      ++changes;
+      before = job.plan();
+    }
+    EXPECT_LE(changes, 5) << codec;  // the first one included
+  }
+}
+
+TEST(Steering, NothingIsLostInSwitching) {
+  for (const ExchangeKind exchange : {ExchangeKind::kAllGather, ExchangeKind::kSharded}) {
+    Simulated job({.world = 3, .exchange = exchange, .ladder = {kFour, kOne}, .codec = 0.02});
+    bool compressed = false;
+    for (const auto& link : {kFast, kSlow, kFast, kSlow, kFast}) {
+      job.link = link;
+      job.steps(30);
+      compressed = compressed || !job.dense();
+      for (uint32_t id = 0; id < 3; ++id) {
+        EXPECT_NEAR(job.delivered(id) + job.owed(id), job.given(id), 0.05) << id;
+        if (job.dense()) {
+          EXPECT_EQ(job.owed(id), 0.0) << id;
+        }
+      }
+    }
+    EXPECT_TRUE(compressed);
+  }
+}
+
+TEST(Steering, DebtsWaitForAFiniteStep) {
+  Simulated job({});
+  job.link = kSlow;
+  job.steps(20);
+  ASSERT_FALSE(job.dense());
+  const double owed = job.owed(1);
+  ASSERT_NE(owed, 0.0);
+  job.link = kFast;
+  bool poison = true;
+  job.change = [&](size_t rank, uint32_t id, test::Vector& v) {
+    if (poison && rank == 1 && id == 1) v.set(7, std::numeric_limits<double>::infinity());
+  };
+  job.steps(30);
+  EXPECT_TRUE(job.dense());
+  EXPECT_NEAR(job.owed(1), owed, 1e-3);  // every step had an Inf: nothing was delivered
+  poison = false;
+  job.step();
+  EXPECT_EQ(job.owed(1), 0.0);
+}
+
+TEST(Steering, OffIsDenseAndRests) {
+  Simulated job({});
+  job.link = kSlow;
+  job.steps(20);
+  const double owed = job.owed(1);
+  for (const auto& a : job.averagers) a->set_enabled(false);
+  const auto dense_before = job.averagers[0]->stats().dense_calls;
+  job.steps(10);
+  EXPECT_EQ(job.averagers[0]->stats().dense_calls - dense_before, 30u);
+  EXPECT_EQ(job.owed(1), owed);
+  for (const auto& a : job.averagers) a->set_enabled(true);
+  job.steps(10);
+  EXPECT_NE(job.owed(1), owed);
+  EXPECT_FALSE(job.dense());
+}
+
+TEST(Steering, LaddersMustShareTheirState) {
+  EXPECT_THROW(Simulated({.ladder = {kFour, "Direct(Quantizer(bits=4))"}}), ArgumentError);
+  EXPECT_THROW(Simulated({.ladder = {"EF21(Quantizer(bits=4), momentum=0.1)"}}), ArgumentError);
+  EXPECT_NO_THROW(Simulated({.ladder = {"EF21(Quantizer(bits=4))", "EF21(Quantizer(bits=2))"}}));
+}
+
+}  // namespace
+}  // namespace tsq

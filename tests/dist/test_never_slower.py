@@ -1,0 +1,166 @@
+"""``NeverSlower`` over real Gloo: whatever it chooses, averages are right, the ranks agree, nothing is lost. No timing asserts: what it
+chooses over which link is tested with a simulated clock (tests/cpp/hook/steering_test.cpp)."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+from models import FOUR, TINY, flat, grads, local_grads, loss_of, make_model, no_sync_unless, sgd, train
+from ranks import run_ranks
+from torch.nn.parallel import DistributedDataParallel as DDP
+
+import torch_smoothquant as tsq
+
+STEPS = 40
+EAGER = tsq.NeverSlower(min_gain=0.0)  # switches at the slightest reason
+
+
+def owes(hook: tsq.Hook) -> dict[str, torch.Tensor]:
+    """The mean over ranks of what is owed, by parameter."""
+    out: dict[str, torch.Tensor] = {}
+    for name, entry in hook.state_dict(mode="mean")["parameters"].items():
+        vectors = [entry[k]["values"] for k in ("worker.residual", "worker.owed", "owner.residual") if k in entry]
+        out[name] = sum((v.double() for v in vectors), torch.zeros(()).double())
+    return out
+
+
+def choosing(rank: int, world: int, exchange: str, cap: float) -> dict[str, Any]:
+    ddp = DDP(make_model(), bucket_cap_mb=cap)
+    hook = tsq.attach(ddp, policy=EAGER, exchange=exchange)
+    given = {n: torch.zeros(p.numel()).double() for n, p in ddp.module.named_parameters()}
+    got = {n: g.clone() for n, g in given.items()}
+    plans, optimizer = [], sgd(ddp)
+    for step in range(STEPS):
+        for r in range(world):
+            for name, g in local_grads(ddp, r, step).items():
+                given[name] += g.double().flatten() / world
+        train(ddp, None, rank, [step])
+        for name, g in grads(ddp).items():
+            got[name] += g.double().flatten()
+        plans.append(hook.stats()["policy"]["buckets"])
+        optimizer.step()
+    debts = owes(hook)
+    for name in given:  # conservation: delivered + owed = the sum of the mean gradients
+        error = (given[name] - got[name] - debts[name].flatten()).abs().max().item()
+        assert error < 1e-4 * (1 + given[name].abs().max().item()), (name, error)
+    return {"weights": flat(ddp), "plans": plans, "stats": hook.stats(), "line": hook.log_line()}
+
+
+@pytest.mark.parametrize(("world", "exchange", "cap"), [(2, "auto", 25), (2, "sharded", TINY), (3, "auto", TINY), (4, "all_gather", 25)])
+def test_ranks_agree_and_nothing_is_lost(world, exchange, cap):
+    results = run_ranks(choosing, world, exchange, cap)
+    first = results[0]
+    for r in results[1:]:
+        assert torch.equal(r["weights"], first["weights"])
+        assert r["plans"] == first["plans"]
+        for key in ("calls", "dense_calls", "collectives"):
+            assert r["stats"][key] == first["stats"][key], key
+    policy = first["stats"]["policy"]
+    assert policy["name"] == "NeverSlower" and policy["reason"] and policy["step_seconds"] > 0
+    assert policy["alternatives"][0]["buckets"] == ["dense"] * len(policy["buckets"])
+    assert all(a["seconds"] >= 0 for a in policy["alternatives"])
+    assert policy["costs"] and "NeverSlower: " in first["line"]
+    assert len(policy["buckets"]) == (1 if cap == 25 else 6)
+
+
+def steered(rank: int, world: int) -> torch.Tensor:
+    """set_spec, set_enabled, a new layout, no_sync, checkpoints: in one run."""
+    ddp = DDP(make_model(), bucket_cap_mb=TINY)
+    hook, optimizer = tsq.attach(ddp, FOUR, policy=tsq.NeverSlower(min_gain=0.0)), sgd(ddp)
+    assert hook.stats()["policy"]["ladder"] == [FOUR]
+    train(ddp, optimizer, rank, range(12))
+    hook.set_enabled(False)
+    before = hook.stats()
+    train(ddp, optimizer, rank, range(12, 15))
+    after = hook.stats()
+    assert after["dense_calls"] - before["dense_calls"] == after["calls"] - before["calls"]
+    hook.set_enabled(True)
+    hook.set_spec("ErrorFeedback(Quantizer(bits=2))")
+    assert hook.stats()["policy"]["ladder"] == ["ErrorFeedback(Quantizer(bits=2))"]
+    train(ddp, optimizer, rank, range(15, 30))
+    for micro in range(3):
+        with no_sync_unless(ddp, micro == 2):
+            loss_of(ddp, rank, 100 + micro).backward()
+    optimizer.step()
+    with pytest.raises(ValueError, match="without momentum"):
+        hook.set_spec("EF21(Quantizer(bits=4), momentum=0.1)")
+    for mode in ("rank", "mean"):
+        saved = hook.state_dict(mode)
+        hook.load_state_dict(saved)
+        train(ddp, optimizer, rank, range(30, 34))
+    return flat(ddp)
+
+
+def test_steering_by_hand():
+    first, other = run_ranks(steered, 2)
+    assert torch.equal(first, other) and bool(first.isfinite().all())
+
+
+def uneven(rank: int, world: int) -> torch.Tensor:
+    ddp = DDP(make_model(), bucket_cap_mb=TINY)
+    tsq.attach(ddp, policy=EAGER)
+    optimizer = sgd(ddp)
+    with torch.distributed.algorithms.join.Join([ddp]):
+        train(ddp, optimizer, rank, range(15 + 6 * rank))
+    train(ddp, sgd(ddp), rank, range(50, 60))  # who joined early has other momenta in the old optimizer
+    return flat(ddp)
+
+
+def test_join():
+    first, *others = run_ranks(uneven, 3)
+    assert all(torch.equal(first, other) for other in others)
+
+
+def unused(rank: int, world: int) -> torch.Tensor:
+    ddp = DDP(make_model(), bucket_cap_mb=TINY, find_unused_parameters=True)
+    tsq.attach(ddp, policy=EAGER)
+    optimizer = sgd(ddp)
+    for step in range(20):
+        ddp.zero_grad()
+        out = ddp(torch.randn(4, 40, generator=torch.Generator().manual_seed(step * 2 + rank)))
+        (out.square().mean() if step % 3 else 0 * out.sum()).backward()
+        optimizer.step()
+    return flat(ddp)
+
+
+def test_find_unused_parameters():
+    first, other = run_ranks(unused, 2)
+    assert torch.equal(first, other)
+
+
+def killed(rank: int, world: int, steps: int) -> str:
+    ddp = DDP(make_model(), bucket_cap_mb=TINY)
+    hook = tsq.attach(ddp, policy=EAGER, timeout=3)
+    train(ddp, None, rank, range(steps))
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="torch_smoothquant") as caught:
+        train(ddp, None, rank, range(steps, steps + 8))
+    with pytest.raises(RuntimeError, match="failed earlier"):
+        train(ddp, None, rank, [99])
+    assert hook.stats()["error"]
+    hook.close()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("steps", [3, 4])  # before the first decision, and in the trial after it
+def test_a_peer_that_dies_raises(steps):
+    survivor, dead = run_ranks(killed, 2, steps, may_die=[1])
+    assert dead is None and "averaging a bucket failed" in survivor
+
+
+def alone(rank: int, world: int) -> dict[str, Any]:
+    ddp = DDP(make_model())
+    hook = tsq.attach(ddp)
+    train(ddp, None, rank, range(3))
+    assert "one rank" in hook.log_line()
+    return hook.stats()
+
+
+def test_one_rank():
+    (stats,) = run_ranks(alone, 1)
+    assert stats["policy"]["buckets"] == [] and stats["wire_bytes"] == 0
