@@ -56,7 +56,7 @@ struct Scenario {
 
   std::string text() const {
     std::string out = concat(seed, ": ", test::name_of(fault), " of rank ", rank, "/", world, ", collective ", target,
-                             ", ", test::name_of(exchange), ", ", tsq::name_of(dtype), lingers ? ", lingers" : "");
+                             ", ", tsq::name_of(exchange), ", ", tsq::name_of(dtype), lingers ? ", lingers" : "");
     for (const auto& p : model) out += concat("\n  ", p.numel, " ", p.up, " | ", p.down);
     return out;
   }
