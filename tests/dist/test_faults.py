@@ -173,7 +173,7 @@ def test_close_twice_then_backward():
 # ------------------------------------------------------------------ how a program ends
 
 
-ATTACHED = f"ddp = DDP(make_model(), bucket_cap_mb={TINY})\nhook = tsq.attach(ddp, timeout=1.5)\ntrain(ddp, None, rank, range(3))\n"
+ATTACHED = f"ddp = DDP(make_model(), bucket_cap_mb={TINY})\nhook = tsq.attach(ddp, FOUR, timeout=1.5)\ntrain(ddp, None, rank, range(3))\n"
 QUEUE = """
 def backward():
     try: loss_of(ddp, rank, 5).backward()
