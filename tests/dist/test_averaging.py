@@ -114,7 +114,7 @@ def conserved(results: list[dict[str, Any]]) -> float:
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize(("spec", "oracle"), [
-    (None, {}),
+    ("ErrorFeedback(Quantizer(bits=4))", {}),
     ("ErrorFeedback(Quantizer(bits=2))", {"bits": 2}),
     ("ErrorFeedback(Quantizer(bits=5, levels='unbiased'))", {"bits": 5, "levels": "unbiased"}),
     ("Direct(Quantizer(bits=3))", {"bits": 3, "levels": "unbiased", "feedback": False}),

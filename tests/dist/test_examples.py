@@ -63,7 +63,8 @@ def test_digits_learn_and_resume(tmp_path):
 
 def test_language_model_in_both_directions_against_plain(tmp_path):
     checkpoint = tmp_path / "charlm.pt"
-    ours = example("charlm_ddp.py", "--steps", "12", "--down", "ErrorFeedback(Quantizer(bits=3))", "--checkpoint", str(checkpoint))
+    ours = example("charlm_ddp.py", "--steps", "12", "--spec", "ErrorFeedback(Quantizer(bits=4))", "--down",
+                   "ErrorFeedback(Quantizer(bits=3))", "--checkpoint", str(checkpoint))
     plain = example("charlm_ddp.py", "--steps", "12", "--plain")
     assert abs(losses(ours)[-1] - losses(plain)[-1]) < 0.1 and losses(ours)[-1] < 4.0  # ln 65 = 4.2 is where it starts
     down = int(re.search(r"([\d,]+) down", ours)[1].replace(",", ""))
