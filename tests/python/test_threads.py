@@ -51,9 +51,14 @@ def test_benchmark_checks_and_lines(spec):
 
 
 def test_page_has_a_row_for_every_compressor():
-    results = [measure.Result(spec, what, measure.BUCKET, threads, 1.0, 4.0, 2.0, 1.0, 8.0, 0.1, 0.2)
-               for spec in [*ALL, "a peer"] for threads in (1, 2)
-               for what in ("encode", "encode_residual", "decode_add 1", "decode_mean 8", "encode, nearest", "decode, nearest")]
+    def result(name, what, threads):
+        return measure.Result(name, what, measure.BUCKET, threads, 1.0, 4.0, 2.0, 1.0, 8.0, 0.1, 0.2)
+
+    results = [result(name, what, threads) for name in [*ALL, "a peer"] for threads in (1, 2)
+               for what in ("encode", "encode_residual", "decode_add 1", "decode_mean 8")]
+    for bits, name in table.NEAREST_BITS.items():
+        results += [result(who, f"{what}, nearest", 1) for what in ("encode", "decode")
+                    for who in (f"Quantizer(bits={bits}, levels='unbiased', rounding='nearest')", f"FBGEMM row-wise {name}, {table.ROW}")]
     page = table.page(results)
     assert all(page.count(f"| `{spec}` |") == 2 for spec in ALL) and page.count("| a peer |") == 1
     assert all(table.page(results, "it was loud").count(f"| `{spec}` |") == 1 for spec in ALL)
