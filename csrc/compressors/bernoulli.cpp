@@ -47,20 +47,15 @@ Compressor::Encoded Bernoulli::run(kernels::Form form, ConstView x, void* state,
     thread_local Selection<S> kept;
     const S* const sums = sums_of(form, x, state, buffer);
     if (!sums) return send_nothing(x, out);
-    const size_t room = max_entries(x.numel);
     const double p = config_.scaled ? probability() : 1.0;
     const auto coarse = static_cast<uint32_t>(threshold_ >> 16);
-    select_in_pieces(x.numel, kept, [&](size_t begin, size_t end, Selection<S>& part) {
-      const size_t most = std::min(room, end - begin);
-      part.resize(most);
+    select_at_most(max_entries(x.numel), x.numel, kept, [&](size_t begin, size_t end, const auto& take) {
       sample(
           key.philox, key.offset, begin, end, [&](size_t) { return coarse; }, [&](size_t) { return threshold_; },
           [&](size_t i) {
-            if (sums[i] != 0 && part.count < most) part.add(i, saturated<S>(static_cast<double>(sums[i]) / p));
+            if (sums[i] != 0) take(i, saturated<S>(static_cast<double>(sums[i]) / p));
           });
-      return true;
     });
-    kept.count = std::min(kept.count, room);
     return send(form, x, state, key, kept, out);
   });
 }

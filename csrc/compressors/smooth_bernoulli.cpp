@@ -97,21 +97,16 @@ Compressor::Encoded SmoothBernoulli::run(kernels::Form form, ConstView x, void* 
     thread_local Selection<S> kept;
     const S* const sums = sums_of(form, x, state, buffer);
     if (!sums) return send_nothing(x, out);
-    const size_t room = max_entries(x.numel);
     const uint64_t common = tuning_ || x.numel == 0 ? 0 : threshold_of(probability(0, x.numel));
     const auto threshold = [&](size_t i) { return tuning_ ? thresholds_[i] : common; };
     const auto coarse = [&](size_t i) { return static_cast<uint32_t>(threshold(i) >> 16); };
-    select_in_pieces(x.numel, kept, [&](size_t begin, size_t end, Selection<S>& part) {
-      const size_t most = std::min(room, end - begin);
-      part.resize(most);
+    select_at_most(max_entries(x.numel), x.numel, kept, [&](size_t begin, size_t end, const auto& take) {
       sample(key.philox, key.offset, begin, end, coarse, threshold, [&](size_t i) {
-        if (sums[i] == 0 || part.count >= most) return;
+        if (sums[i] == 0) return;
         const double p = config_.scaled ? static_cast<double>(threshold(i)) * 0x1p-32 : 1.0;
-        part.add(i, saturated<S>(static_cast<double>(sums[i]) / p));
+        take(i, saturated<S>(static_cast<double>(sums[i]) / p));
       });
-      return true;
     });
-    kept.count = std::min(kept.count, room);
     return send(form, x, state, key, kept, out);
   });
 }

@@ -101,16 +101,12 @@ Compressor::Encoded StochasticSparsifier::run(kernels::Form form, ConstView x, v
     double shrink = config_.shrunk && tau > 0 ? shrink_of(sums, ranks, x.numel, tau) : 1.0;
     if (config_.shrunk) shrink /= 1.0 + values().class_of(room).omega.value_or(0.0);
     const double per_unit = std::min(0x1p32 / tau, std::numeric_limits<double>::max());  // tau may be 0
-    select_in_pieces(x.numel, kept, [&](size_t begin, size_t end, Selection<S>& part) {
-      const size_t most = std::min(room, end - begin);
-      part.resize(most);
-      const auto take = [&](size_t i, double p) {
-        if (part.count < most) part.add(i, saturated<S>(static_cast<double>(sums[i]) / p * shrink));
-      };
+    const auto scaled = [&](size_t i, double p) { return saturated<S>(static_cast<double>(sums[i]) / p * shrink); };
+    select_at_most(room, x.numel, kept, [&](size_t begin, size_t end, const auto& take) {
       if (tau == 0) {
         for (size_t i = begin; i < end; ++i)
-          if (sums[i] != 0) take(i, 1.0);
-        return true;
+          if (sums[i] != 0) take(i, scaled(i, 1.0));
+        return;
       }
       const auto bar = [&](size_t i) { return std::min(0x1p32, std::abs(static_cast<double>(ranks[i])) * per_unit); };
       const S unit = static_cast<S>(per_unit * 0x1p-16);
@@ -119,10 +115,8 @@ Compressor::Encoded StochasticSparsifier::run(kernels::Form form, ConstView x, v
       };
       const auto threshold = [&](size_t i) { return static_cast<uint64_t>(bar(i)); };
       sample(key.philox, key.offset, begin, end, coarse, threshold,
-             [&](size_t i) { take(i, static_cast<double>(threshold(i)) * 0x1p-32); });
-      return true;
+             [&](size_t i) { take(i, scaled(i, static_cast<double>(threshold(i)) * 0x1p-32)); });
     });
-    kept.count = std::min(kept.count, room);
     std::optional<Choice> choice;  // before `state`, which may be what `sums` points to, moves on
     if (key.chooser) choice = {kept.count, tau > 0 ? shrink_of(ranks, ranks, x.numel, tau) : 1.0};
     Encoded sent = send(form, x, state, key, kept, out);

@@ -71,6 +71,21 @@ bool select_in_pieces(size_t n, Selection<S>& selection, const Fill& fill) {
   return done;
 }
 
+/// Fills `kept` with at most `room` entries: fill(first, end, take) calls take(i, value) for those that it keeps of the
+/// elements [first, end), in ascending order, piece by piece as above.
+template <class S, class Fill>
+void select_at_most(size_t room, size_t n, Selection<S>& kept, const Fill& fill) {
+  select_in_pieces(n, kept, [&](size_t first, size_t end, Selection<S>& part) {
+    const size_t most = std::min(room, end - first);
+    part.resize(most);
+    fill(first, end, [&](size_t i, S value) {
+      if (part.count < most) part.add(i, value);
+    });
+    return true;
+  });
+  kept.count = std::min(kept.count, room);
+}
+
 /// Fills `selection` with the min(target, non-zeros) largest of what `form` makes of x and state (kernels/topk.h; for
 /// kResidual the state becomes e + x); of equal magnitudes those with the lowest indices. False if an element is not
 /// finite: then the state is as before (kResidual: to rounding) and the selection is void. S: of

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "common/error.h"
+#include "common/finite.h"
 
 namespace tsq {
 
@@ -36,10 +37,6 @@ void with_floats(View x, F f) {
     f(x.as<double>());
   else
     f(x.as<float>());
-}
-
-bool all_finite(std::span<const double> values) {
-  return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
 }
 
 /// Row k of a row-major [n, n] matrix made orthogonal to those before it and of length 1; false if nothing is left.
@@ -113,7 +110,7 @@ std::span<const double> EigenBasis::load(std::span<const double> state) {
       static_cast<double>(state.size() - 2) < state[0] + state[1])
     throw ArgumentError(concat("state_dict: running: expected matrices of ", n_, " rows or none"));
   const auto average = static_cast<size_t>(state[0]), basis = static_cast<size_t>(state[1]);
-  if (!all_finite(state.first(2 + average + basis)))
+  if (!has_finite_values(state.first(2 + average + basis)))
     throw ArgumentError("state_dict: running: expected finite numbers");
   const auto from = state.begin() + 2;
   average_.assign(from, from + static_cast<std::ptrdiff_t>(average));
@@ -132,13 +129,13 @@ bool KroneckerBasis::observe(ConstView gradient, double decay) {
   with_floats({const_cast<void*>(gradient.data), gradient.dtype, gradient.numel}, [&](const auto* x) {
     for (size_t i = 0; i < g.size(); ++i) g[i] = static_cast<double>(x[i]);
   });
-  if (!all_finite(g)) return false;
+  if (!has_finite_values(g)) return false;
   for (size_t i = 0; i < rows_; ++i)
     for (size_t j = 0; j < columns_; ++j) transposed[j * rows_ + i] = g[i * columns_ + j];
   std::vector<double> left(left_.size() * left_.size()), right(right_.size() * right_.size());
   if (has_rows()) multiply(g.data(), transposed.data(), left.data(), rows_, columns_, rows_);
   if (has_columns()) multiply(transposed.data(), g.data(), right.data(), columns_, rows_, columns_);
-  if (!all_finite(left) || !all_finite(right)) return false;
+  if (!has_finite_values(left) || !has_finite_values(right)) return false;
   if (has_rows()) left_.blend(left, decay);
   if (has_columns()) right_.blend(right, decay);
   return true;

@@ -5,6 +5,7 @@
 
 #include "common/convert.h"
 #include "common/error.h"
+#include "common/finite.h"
 
 namespace tsq {
 
@@ -33,10 +34,6 @@ double mean_of(ConstView x, size_t begin, size_t count, F f) {
   double sums[4] = {};
   for (size_t i = 0; i < count; ++i) sums[i % 4] += f(static_cast<double>(E::load(x.data, begin + i)));
   return ((sums[0] + sums[1]) + (sums[2] + sums[3])) / static_cast<double>(count);
-}
-
-bool all_finite(const std::vector<double>& values) {
-  return std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
 }
 
 }  // namespace
@@ -69,7 +66,7 @@ bool RunningSmoothness::observe(size_t i, ConstView gradient, ConstView position
       return mean_of<decltype(element)>(gradient, begin, count, [](double v) { return v * v; });
     });
   });
-  if (!all_finite(squares)) return false;
+  if (!has_finite_values(squares)) return false;
   blend(p.moment, squares);
   if (kind_ == RunningKind::kSecant) observe_secant(p, gradient, position);
   return true;
@@ -77,7 +74,7 @@ bool RunningSmoothness::observe(size_t i, ConstView gradient, ConstView position
 
 void RunningSmoothness::observe_secant(One& p, ConstView gradient, ConstView position) {
   std::vector<double> g = to_doubles(gradient), x = to_doubles(position);
-  if (!all_finite(x)) return;
+  if (!has_finite_values(x)) return;
   if (!p.gradient.empty()) {
     std::vector<double> slope, distance;
     for (size_t begin = 0; begin < g.size(); begin += p.of.run) {
@@ -90,7 +87,7 @@ void RunningSmoothness::observe_secant(One& p, ConstView gradient, ConstView pos
       slope.push_back(std::abs(along));
       distance.push_back(square);
     }
-    if (all_finite(slope) && all_finite(distance)) {
+    if (has_finite_values(slope) && has_finite_values(distance)) {
       blend(p.slope, slope);
       blend(p.distance, distance);
     }
@@ -112,7 +109,7 @@ void RunningSmoothness::give(size_t i, ConstView diagonal) {
                                         [](double v) { return std::abs(v); });
     });
   });
-  if (!all_finite(means)) throw ArgumentError("smoothness: expected finite numbers, got Inf or NaN");
+  if (!has_finite_values(means)) throw ArgumentError("smoothness: expected finite numbers, got Inf or NaN");
   blend(p.told, means);
 }
 
@@ -154,7 +151,7 @@ void RunningSmoothness::load(size_t i, std::span<const double> state) {
     const auto count = static_cast<size_t>(length);
     if (state.size() - 1 < count) throw ArgumentError("state_dict: running: expected more numbers");
     parts.emplace_back(state.begin() + 1, state.begin() + 1 + static_cast<std::ptrdiff_t>(count));
-    if (!all_finite(parts.back())) throw ArgumentError("state_dict: running: expected finite numbers");
+    if (!has_finite_values(parts.back())) throw ArgumentError("state_dict: running: expected finite numbers");
     state = state.subspan(1 + count);
   }
   if (!state.empty()) throw ArgumentError(concat("state_dict: running: ", state.size(), " numbers too many"));
