@@ -13,6 +13,9 @@ void bind_spec(pybind11::module_& m);
 void bind_endpoints(pybind11::module_& m);
 void bind_smoothness(pybind11::module_& m);
 void bind_hook(pybind11::module_& m);
+
+class Hook;
+void bind_hook_state(pybind11::class_<Hook, std::shared_ptr<Hook>>& hook);
 void bind_policy(pybind11::module_& m);
 
 /// Throws ArgumentError unless it is an element type of ours.

@@ -1,10 +1,8 @@
 #include "hook/averager.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
-#include "common/convert.h"
 #include "common/error.h"
 #include "hook/checkpoint.h"
 #include "kernels/quantizer.h"
@@ -16,15 +14,6 @@ namespace {
 
 bool is_raw(const Mechanism& m) {
   return m.receiver_names().empty() && m.compressor().format().codec == wire::Codec::kRaw;
-}
-
-/// In x's own range (the kernels' all_finite is float32's).
-bool has_finite_values(ConstView x) {
-  return with_element(x.dtype, [&](auto element) {
-    for (size_t i = 0; i < x.numel; ++i)
-      if (!std::isfinite(decltype(element)::load(x.data, i))) return false;
-    return true;
-  });
 }
 
 }  // namespace
@@ -73,37 +62,6 @@ void Averager::set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>>
   sizes_.clear();
   look_at_mechanisms();
   if (steering_) steering_->restart(/*everything=*/true);
-}
-
-/// Adds what is owed to the gradients. An unused parameter's waits: DDP may throw its average away.
-void Averager::pay(const Layout& layout, View buffer) {
-  paid_.clear();
-  for (const Piece& piece : layout.whole.pieces) {
-    if (states_.owed(piece.parameter).numel == 0) continue;
-    if (config_.hold_unused && kernels::all_zero(buffer.slice(piece.at, piece.numel))) continue;
-    paid_.push_back(&piece);
-  }
-  add_owed(buffer, 1.0);
-}
-
-/// Adds what is paid, or takes it away again.
-void Averager::add_owed(View buffer, double sign) {
-  for (const Piece* paid : paid_) {
-    const Piece& piece = *paid;
-    const View debt = states_.owed(piece.parameter);
-    const ScratchVector sum(piece.numel, debt.dtype);
-    assign(sum.view(), debt);
-    if (sign < 0) scale(sum.view(), -1.0);
-    add_any(sum.view(), buffer.slice(piece.at, piece.numel));
-    assign(buffer.slice(piece.at, piece.numel), sum.view());
-  }
-}
-
-/// What was paid is owed no more, but where Inf or NaN came out: the optimiser will skip that step.
-void Averager::settle(ConstView delivered) {
-  for (const Piece* piece : paid_)
-    if (has_finite_values(delivered.slice(piece->at, piece->numel))) states_.settle(piece->parameter);
-  if (!paid_.empty()) recorder_.state_bytes(states_.bytes());
 }
 
 void Averager::scale_state(double factor) {
@@ -192,23 +150,6 @@ void Averager::average_as_chosen(const Layout& layout, View buffer) {
   settle(buffer);
   if (planner_) planner_->observe(layout, buffer);
   finish_step(layout);
-}
-
-/// Counters so far.
-Tuner::Bucket Averager::spent() const {
-  if (!tuner_.active()) return {};
-  const double world = exchange_->size();
-  // Sharded, of every byte of a message (W - 1) / W leaves this rank; all_gather: W - 1.
-  const double per_message = config_.exchange == ExchangeKind::kSharded ? world / (world - 1) : 1 / (world - 1);
-  return {transport_.agreed_bytes(), static_cast<double>(exchange_->traffic().wire_bytes) * per_message,
-          recorder_.stats().exchange_seconds};
-}
-
-void Averager::learn(const Tuner::Bucket& before, ConstView mean) {
-  const Tuner::Bucket now = spent();
-  tuner_.learn({now.agreed_bytes - before.agreed_bytes, now.message_bytes - before.message_bytes,
-                now.exchange_seconds - before.exchange_seconds},
-               mean);
 }
 
 void Averager::finish_step(const Layout& layout) {

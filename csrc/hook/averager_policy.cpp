@@ -1,8 +1,6 @@
-// What the averager does for its policy: asks it how a bucket travels, measures, and lets no residual go stale.
+// What the averager does for its policy: asks it how a bucket travels, and measures.
 #include "common/error.h"
 #include "hook/averager.h"
-#include "kernels/quantizer.h"
-#include "mechanisms/vectors.h"
 
 namespace tsq {
 
@@ -34,29 +32,6 @@ std::optional<PolicyReport> Averager::policy() const {
   return steering_->report();
 }
 
-/// Before a bucket travels in a way in which residuals would rest, they become debts (States::owed), which travel with
-/// this very bucket: the workers' where it goes dense, the owners' where it is not sharded. What DDP may throw away
-/// (hold_unused) stays.
-void Averager::owe_residuals(const Layout& layout, ConstView buffer) {
-  for (const Piece& piece : layout.whole.pieces) {
-    const uint32_t id = piece.parameter;
-    if (choice_.kind == ExchangeKind::kSharded || !may_owe_[id]) continue;
-    if (config_.hold_unused && kernels::all_zero(buffer.slice(piece.at, piece.numel))) continue;
-    const auto owe = [&](Side side, uint8_t flag, double share) {
-      if (!(may_owe_[id] & flag)) return;
-      may_owe_[id] &= static_cast<uint8_t>(~flag);
-      for (const StateRef& ref : states_.of_side(side, id)) {
-        if (ref.name != "residual" || kernels::all_zero(ref.view)) continue;
-        scale(ref.view, share);
-        add(states_.owe(id).slice(ref.begin, ref.view.numel), ref.view);
-        clear(ref.view);
-      }
-    };
-    owe(Side::kOwner, kOwners, exchange_->size());  // it is the mean that lacks it, and this rank is one of size()
-    if (choice_.kind == ExchangeKind::kDense) owe(Side::kWorker, kWorkers, 1.0);
-  }
-}
-
 void Averager::average(std::span<const uint32_t> ids, View buffer, const BucketPlace& place) {
   const Layout& layout = checked_layout_of(ids, buffer);
   const bool always_dense =
@@ -80,6 +55,23 @@ void Averager::average(std::span<const uint32_t> ids, View buffer, const BucketP
   auto sizes = sizes_.find(&layout);
   if (sizes == sizes_.end()) sizes = sizes_.emplace(&layout, sizes_of(layout, buffer.dtype)).first;
   steering_->done(sizes->second, place.ready, timing, place.last);
+}
+
+/// Counters so far.
+Tuner::Bucket Averager::spent() const {
+  if (!tuner_.active()) return {};
+  const double world = exchange_->size();
+  // Sharded, of every byte of a message (W - 1) / W leaves this rank; all_gather: W - 1.
+  const double per_message = choice_.kind == ExchangeKind::kSharded ? world / (world - 1) : 1 / (world - 1);
+  return {transport_.agreed_bytes(), static_cast<double>(exchange_->traffic().wire_bytes) * per_message,
+          recorder_.seconds().second};
+}
+
+void Averager::learn(const Tuner::Bucket& before, ConstView mean) {
+  const Tuner::Bucket now = spent();
+  tuner_.learn({now.agreed_bytes - before.agreed_bytes, now.message_bytes - before.message_bytes,
+                now.exchange_seconds - before.exchange_seconds},
+               mean);
 }
 
 BucketSizes Averager::sizes_of(const Layout& layout, DType dtype) const {
