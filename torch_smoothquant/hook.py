@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import _C, checkpoint, watch
 from . import policy as policies
+from .assignment import Exempt, assign
 from .mechanisms import Bidirectional
 from .never_slower import LADDER, NeverSlower, explain
 from .parser import parse, to_text
@@ -26,14 +26,6 @@ _EXCHANGES = ("auto", "all_gather", "sharded", "dense")
 _LONGEST = 30 * 24 * 3600.0
 _SMALL_WORLD = 4  # up to here everybody may as well get everybody's message
 _attached: weakref.WeakKeyDictionary[DistributedDataParallel, Hook] = weakref.WeakKeyDictionary()
-
-Exempt = str | None | Callable[[str, torch.nn.Parameter], bool] | Sequence[str]
-
-
-def default_exempt(name: str, parameter: torch.nn.Parameter) -> bool:
-    """Vectors and parameters of fewer than 2048 elements: under 1 % of the bytes and most of the harm."""
-    return parameter.ndim <= 1 or parameter.numel() < 2048
-
 
 class Hook:
     """What :func:`attach` returns: watches and steers the compression of one DDP module. Methods may be called between steps."""
@@ -259,7 +251,7 @@ def prepare(
         raise TypeError(f"seed: expected an int, got {type(seed).__name__}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected 0 to 2**64 - 1, got {seed}")
-    parameters, own_specs, exempted = _assign(ddp, up_text, down_text, {} if overrides is None else overrides, exempt)
+    parameters, own_specs, exempted = assign(ddp, up_text, down_text, {} if overrides is None else overrides, exempt)
     coarser = [(level, down_text) for level in levels[1:]]
     ladders = [(*p, coarser if own is None else []) for p, own in zip(parameters, own_specs, strict=True)]
     resolved = policies.resolve(policy, [up_text, down_text, *(text for own in own_specs if own for text in own)])
@@ -348,56 +340,6 @@ def check_attachable(ddp: DistributedDataParallel) -> None:
         if getattr(module, "sparse", False) is True:
             raise RuntimeError(f"attach: {name or type(module).__name__} makes sparse gradients, which are not supported. "
                                "Build it with sparse=False")
-
-
-def _assign(ddp: DistributedDataParallel, up: str, down: str, overrides: Mapping[str, Spec | str],
-            exempt: Exempt) -> tuple[list[tuple[str, torch.Tensor, str, str]], list[tuple[str, str] | None], int]:
-    """(name, parameter, up, down) of every parameter that DDP reduces, in the model's order; (up, down) of those that do not have the
-    common ones; and how many are exempt."""
-    if not isinstance(overrides, Mapping) or not all(isinstance(pattern, str) for pattern in overrides):
-        raise TypeError(f"overrides: expected a mapping from glob patterns to specs, got {overrides!r}")
-    special = {pattern: to_text(spec, f"overrides[{pattern!r}]") for pattern, spec in overrides.items()}
-    rule = _exempt_rule(exempt)
-    ignored = set(getattr(ddp, "parameters_to_ignore", ()))
-    out: list[tuple[str, torch.Tensor, str, str]] = []
-    own: list[tuple[str, str] | None] = []
-    exempted = 0
-    used: set[str] = set()
-    for name, parameter in ddp.module.named_parameters():
-        if not parameter.requires_grad or name in ignored:
-            continue
-        pattern = next((p for p in special if fnmatchcase(name, p)), None)
-        if pattern is not None:
-            used.add(pattern)
-            out.append((name, parameter, special[pattern], special[pattern]))
-        elif rule(name, parameter):
-            exempted += 1
-            out.append((name, parameter, "Direct(Identity())", "Direct(Identity())"))
-        else:
-            out.append((name, parameter, up, down))
-            own.append(None)
-            continue
-        own.append(out[-1][2:])
-    if unused := sorted(set(special) - used):
-        raise ValueError(f"overrides: expected patterns that match a parameter, got {unused}")
-    for name, parameter, *_ in out:
-        if parameter.device.type != "cpu":
-            raise RuntimeError(f"attach: parameter {name} is on {parameter.device}: only CPU models are supported "
-                               "until there are kernels for other devices")
-    return out, own, exempted
-
-
-def _exempt_rule(exempt: Exempt) -> Callable[[str, torch.nn.Parameter], bool]:
-    if exempt is None:
-        return lambda name, parameter: False
-    if callable(exempt):
-        return exempt
-    if exempt == "default":
-        return default_exempt
-    if isinstance(exempt, str) or not isinstance(exempt, Sequence) or not all(isinstance(pattern, str) for pattern in exempt):
-        raise ValueError(f"exempt: expected 'default', None, a callable or a sequence of glob patterns, got {exempt!r}")
-    patterns = tuple(exempt)
-    return lambda name, parameter: default_exempt(name, parameter) or any(fnmatchcase(name, p) for p in patterns)
 
 
 def _seconds(timeout: float | datetime.timedelta) -> float:

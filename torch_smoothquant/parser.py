@@ -4,52 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import _C
-from .compressors import (
-    Bernoulli,
-    BlockDithering,
-    Cast,
-    Dithering,
-    Identity,
-    Natural,
-    NaturalDithering,
-    PermK,
-    Quantizer,
-    RandK,
-    Sign,
-    SmoothBernoulli,
-    SparseSign,
-    StochasticSparsifier,
-    Ternary,
-    TopK,
-    UniformStep,
-    VaryingDithering,
-)
-from .mechanisms import (
-    CLAG,
-    DIANA,
-    EF21,
-    LAG,
-    MARINA,
-    Accurate,
-    Ada3PC,
-    AdaCGD,
-    Always,
-    Bidirectional,
-    Direct,
-    ErrorFeedback,
-    Far,
-    Near,
-    Settled,
-    ThreePC,
-)
+from . import _C, compressors, mechanisms
 from .spec import Spec
 
-_CLASSES: dict[str, type[Spec]] = {
-    c.__name__: c for c in (
-        Bernoulli, BlockDithering, Cast, Dithering, Identity, Natural, NaturalDithering, PermK, Quantizer, RandK, Sign, SmoothBernoulli,
-        SparseSign, StochasticSparsifier, Ternary, TopK, UniformStep, VaryingDithering,
-        Accurate, Ada3PC, AdaCGD, Always, Bidirectional, CLAG, DIANA, Direct, EF21, ErrorFeedback, Far, LAG, MARINA, Near, Settled, ThreePC)
+_CLASSES: dict[str, type[Spec]] = {  # the dataclasses of these two modules; their bases are none
+    c.__name__: c for module in (compressors, mechanisms) for c in vars(module).values()
+    if isinstance(c, type) and issubclass(c, Spec) and c.__module__ == module.__name__ and "__dataclass_fields__" in vars(c)
 }
 
 

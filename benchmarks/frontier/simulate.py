@@ -14,7 +14,7 @@ from examples.demo.data import Corpus, read_corpus, training_batch, validation_w
 from examples.demo.model import CharGPT
 from examples.demo.settings import OPTIMIZERS, OptimizerSettings, Settings
 from examples.demo.train import learning_rate_factor, make_optimizer
-from torch_smoothquant.hook import default_exempt
+from torch_smoothquant.assignment import default_exempt
 
 WORLD_SIZE = 4
 SETTINGS = Settings(steps=200, batch=4, context=64, width=64, layers=2)

@@ -17,7 +17,7 @@ from examples.demo.data import read_corpus, training_batch, validation_windows
 from examples.demo.model import CharGPT
 from examples.demo.settings import OPTIMIZERS, Settings
 from examples.demo.train import check_replicas, learning_rate_factor, make_optimizer, training_step, validation_loss
-from torch_smoothquant.hook import default_exempt
+from torch_smoothquant.assignment import default_exempt
 
 WORLD_SIZE = 4
 SETTINGS = Settings(steps=200, batch=4, context=64, width=64, layers=2)

@@ -25,8 +25,9 @@ MAY_USE_TORCH = {"bindings", "ops"}  # whole rooms; besides these, by file:
 TORCH_FILES = {"common/torch_dtype.h", *(f"{stem}.{end}" for stem in ("hook/comm_hook", "exchange/process_group") for end in ("h", "cpp"))}
 PYTHON_ARROWS = {"smoothness": {"_C"}, "spec": {"_C", "smoothness"}, "compressors": {"spec"}, "mechanisms": {"spec"},
                  "parser": {"_C", "compressors", "mechanisms", "spec"}, "endpoint": {"_C", "parser", "policy", "smoothness", "spec"},
-                 "hook": {"_C", "mechanisms", "never_slower", "parser", "policy", "running", "spec", "checkpoint", "watch"},
+                 "hook": {"_C", "assignment", "mechanisms", "never_slower", "parser", "policy", "running", "spec", "checkpoint", "watch"},
                  "running": set(),
+                 "assignment": {"parser", "spec"},
                  "policy": {"_C", "never_slower", "parser", "spec"}, "never_slower": {"_C", "mechanisms", "parser", "spec"},
                  "checkpoint": {"_C"}, "watch": {"_C", "never_slower"}, "_build": set()}
 # the reference must not see the library that it judges; inside it the codecs see wire and philox, and codec 1's payload

@@ -1,0 +1,69 @@
+"""Which parameter travels by which spec: ``overrides`` and ``exempt`` of :func:`torch_smoothquant.attach`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from .parser import to_text
+from .spec import Spec
+
+Exempt = str | None | Callable[[str, torch.nn.Parameter], bool] | Sequence[str]
+
+
+def default_exempt(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Vectors and parameters of fewer than 2048 elements: under 1 % of the bytes and most of the harm."""
+    return parameter.ndim <= 1 or parameter.numel() < 2048
+
+
+def assign(ddp: DistributedDataParallel, up: str, down: str, overrides: Mapping[str, Spec | str],
+           exempt: Exempt) -> tuple[list[tuple[str, torch.Tensor, str, str]], list[tuple[str, str] | None], int]:
+    """(name, parameter, up, down) of every parameter that DDP reduces, in the model's order; (up, down) of those that do not have the
+    common ones; and how many are exempt."""
+    if not isinstance(overrides, Mapping) or not all(isinstance(pattern, str) for pattern in overrides):
+        raise TypeError(f"overrides: expected a mapping from glob patterns to specs, got {overrides!r}")
+    special = {pattern: to_text(spec, f"overrides[{pattern!r}]") for pattern, spec in overrides.items()}
+    rule = _exempt_rule(exempt)
+    ignored = set(getattr(ddp, "parameters_to_ignore", ()))
+    out: list[tuple[str, torch.Tensor, str, str]] = []
+    own: list[tuple[str, str] | None] = []
+    exempted = 0
+    used: set[str] = set()
+    for name, parameter in ddp.module.named_parameters():
+        if not parameter.requires_grad or name in ignored:
+            continue
+        pattern = next((p for p in special if fnmatchcase(name, p)), None)
+        if pattern is not None:
+            used.add(pattern)
+            out.append((name, parameter, special[pattern], special[pattern]))
+        elif rule(name, parameter):
+            exempted += 1
+            out.append((name, parameter, "Direct(Identity())", "Direct(Identity())"))
+        else:
+            out.append((name, parameter, up, down))
+            own.append(None)
+            continue
+        own.append(out[-1][2:])
+    if unused := sorted(set(special) - used):
+        raise ValueError(f"overrides: expected patterns that match a parameter, got {unused}")
+    for name, parameter, *_ in out:
+        if parameter.device.type != "cpu":
+            raise RuntimeError(f"attach: parameter {name} is on {parameter.device}: only CPU models are supported "
+                               "until there are kernels for other devices")
+    return out, own, exempted
+
+
+def _exempt_rule(exempt: Exempt) -> Callable[[str, torch.nn.Parameter], bool]:
+    if exempt is None:
+        return lambda name, parameter: False
+    if callable(exempt):
+        return exempt
+    if exempt == "default":
+        return default_exempt
+    if isinstance(exempt, str) or not isinstance(exempt, Sequence) or not all(isinstance(pattern, str) for pattern in exempt):
+        raise ValueError(f"exempt: expected 'default', None, a callable or a sequence of glob patterns, got {exempt!r}")
+    patterns = tuple(exempt)
+    return lambda name, parameter: default_exempt(name, parameter) or any(fnmatchcase(name, p) for p in patterns)
