@@ -12,7 +12,6 @@ namespace {
 
 constexpr size_t kFirstWindow = 2, kSteadyWindow = 6, kLongestWindow = 12, kSureTrial = 2, kCloseTrial = 5;
 constexpr size_t kDiscarded = 1;  // of a trial: memory is touched for the first time, residuals are paid
-constexpr size_t kRecent = 3;     // steps that show a new regime
 constexpr size_t kKeptSpans = 12;
 constexpr double kSureGain = 0.2;       // of a step: too much to be noise
 constexpr double kLevelGain = 0.01;     // of a step that each coarser level has to save
@@ -24,16 +23,7 @@ constexpr double kFirstCodec = 1.5e-9;  // seconds per element and direction unt
 constexpr double kErrorLife = 1000;     // steps until a level with too large an error may be tried again
 constexpr double kCollectives[kExchangeKinds] = {1, 2, 4};  // lengths that depend on data travel first
 
-double sane(float x) { return std::isfinite(x) && x > 0 ? static_cast<double>(x) : 0.0; }  // a peer's
-
 size_t index_of(ExchangeKind kind) { return static_cast<size_t>(kind); }
-
-double median_of(std::deque<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  return values.size() % 2 ? values[half] : (values[half - 1] + values[half]) / 2;
-}
 
 }  // namespace
 
@@ -66,55 +56,7 @@ size_t NeverSlower::window() const {
 
 // ---- what was measured
 
-NeverSlower::Summary NeverSlower::summarise(std::span<const std::vector<StepTiming>> ranks, size_t skipped) const {
-  Summary out;
-  out.buckets.resize(buckets_.size());
-  const size_t steps = ranks[0].size();
-  std::vector<std::vector<std::deque<double>>> series(buckets_.size(), std::vector<std::deque<double>>(4));
-  std::deque<double> intervals, totals;
-  for (size_t k = 0; k < steps; ++k) {
-    double span = 0, interval = 0, total = 0;
-    for (size_t b = 0; b < buckets_.size(); ++b) {
-      double ready = 0, exchange = std::numeric_limits<double>::infinity(), codec = 0, bytes = 0;
-      for (const auto& rank : ranks) {
-        const BucketTiming& t = rank[k].buckets[b];
-        ready += sane(t.ready) / static_cast<double>(ranks.size());
-        exchange = std::min(exchange, sane(t.exchange));  // that of the rank that came last: the others waited for it
-        codec = std::max(codec, sane(t.codec));
-        bytes = std::max(bytes, sane(t.bytes));
-        out.buckets[b].wanted += sane(t.wanted);
-        out.buckets[b].left += sane(t.left);
-      }
-      if (k < skipped) continue;
-      total += exchange;
-      const double values[] = {ready, exchange, codec, bytes};
-      for (size_t i = 0; i < 4; ++i) series[b][i].push_back(values[i]);
-    }
-    if (k < skipped) continue;
-    for (const auto& rank : ranks) {
-      double last = 0;
-      for (const BucketTiming& t : rank[k].buckets) last = std::max(last, sane(t.done));
-      span += last / static_cast<double>(ranks.size());
-      interval = std::max(interval, sane(rank[k].interval));
-    }
-    out.spans.push_back(span);
-    totals.push_back(total);
-    if (interval > 0) intervals.push_back(interval);
-  }
-  for (size_t b = 0; b < buckets_.size(); ++b) {
-    Summary::Bucket& m = out.buckets[b];
-    m.ready = median_of(series[b][0]), m.exchange = median_of(series[b][1]);
-    m.codec = median_of(series[b][2]), m.bytes = median_of(series[b][3]);
-  }
-  out.span = median_of({out.spans.begin(), out.spans.end()});
-  out.interval = intervals.empty() ? interval_ : std::max(median_of(intervals), out.span);
-  out.exchange_total = median_of(totals);
-  while (totals.size() > kRecent) totals.pop_front();
-  out.recent_exchange_total = median_of(totals);
-  return out;
-}
-
-void NeverSlower::learn(const Summary& s) {
+void NeverSlower::learn(const WindowSummary& s) {
   const Plan& measured = plan();
   std::vector<std::pair<double, double>> codec(levels_.size() * kExchangeKinds);  // seconds, elements
   std::vector<std::pair<double, double>> error(levels_.size());                   // left, wanted
@@ -141,7 +83,7 @@ void NeverSlower::learn(const Summary& s) {
   }
 }
 
-bool NeverSlower::drifted(const Summary& s) const {
+bool NeverSlower::drifted(const WindowSummary& s) const {
   const double now = s.recent_exchange_total, before = reference_exchange_;
   if (std::abs(now - before) < kStay * interval_) return false;
   return now > before * tolerance_ || before > now * tolerance_;
@@ -278,12 +220,13 @@ void NeverSlower::decide(std::span<const std::vector<StepTiming>> ranks, std::sp
   for (const float seconds : latency) latency_ = std::min(latency_, sane(seconds));
   latency_ = std::min(latency_, 1e3);
   const size_t steps = ranks[0].size();
-  Summary s = summarise(ranks, trial_ ? kDiscarded : 0);
+  WindowSummary s = summarise(ranks, buckets_.size(), trial_ ? kDiscarded : 0, interval_);
   interval_ = s.interval;
   const bool fresh = first_window_, drift = !fresh && !trial_ && drifted(s);
   first_window_ = false;
   if (drift) {
-    s = summarise(ranks, steps - std::min(steps, kRecent));  // those before belong to the old regime
+    s = summarise(ranks, buckets_.size(), steps - std::min(steps, kRecentSteps),
+                  interval_);  // those before belong to the old regime
     interval_ = s.interval;
     begin_regime(s.exchange_total / reference_exchange_);
   }

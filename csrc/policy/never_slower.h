@@ -23,6 +23,7 @@
 
 #include "common/exchange_kind.h"
 #include "policy/cost.h"
+#include "policy/step_timing.h"
 
 namespace tsq {
 
@@ -41,20 +42,6 @@ struct BucketSizes {
   size_t numel = 0;
   double dense_bytes = 0;
   std::vector<double> all_gather_bytes = {}, sharded_bytes = {};
-};
-
-/// What one rank saw of a bucket in one step. Times count from when the step's first bucket was ready, in seconds.
-struct BucketTiming {
-  float ready = 0, done = 0;
-  float exchange = 0;          ///< in collectives, waiting for slower ranks included
-  float codec = 0;             ///< encoding and decoding
-  float bytes = 0;             ///< that left this rank
-  float wanted = 0, left = 0;  ///< squared norms of what was compressed and of what it left over; 0: not looked at
-};
-
-struct StepTiming {
-  float interval = 0;  ///< since the end of the step before; 0: unknown
-  std::vector<BucketTiming> buckets;
 };
 
 struct NeverSlowerConfig {
@@ -106,16 +93,6 @@ class NeverSlower {
   PolicyReport report() const;
 
  private:
-  /// Medians over the steps of a window but for the first ones, of all ranks.
-  struct Summary {
-    double span = 0, interval = 0;
-    std::vector<double> spans;  // by step
-    struct Bucket {
-      double ready = 0, exchange = 0, codec = 0, bytes = 0, wanted = 0, left = 0;
-    };
-    std::vector<Bucket> buckets;
-    double exchange_total = 0, recent_exchange_total = 0;
-  };
   struct Candidate {
     Plan plan;
     uint32_t level = 0;        // coarsest in it
@@ -130,9 +107,8 @@ class NeverSlower {
     uint64_t error_at = 0;
   };
 
-  Summary summarise(std::span<const std::vector<StepTiming>> ranks, size_t skipped) const;
-  void learn(const Summary& s);
-  bool drifted(const Summary& s) const;
+  void learn(const WindowSummary& s);
+  bool drifted(const WindowSummary& s) const;
   void begin_regime(double factor);
   void make_candidates();
   void refresh_candidates();

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "common/bytes.h"
+#include "gaussian.h"
 #include "kernels/payload.h"
 #include "kernels/quantizer.h"
 
@@ -36,13 +37,7 @@ std::vector<float> decode(const QuantizerParams& params, const std::vector<uint8
 
 float first_scale(const std::vector<uint8_t>& payload) { return to_float(BFloat16{load<uint16_t>(payload.data())}); }
 
-std::vector<float> gaussian(size_t n, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(n);
-  for (float& v : x) v = normal(random);
-  return x;
-}
+using test::gaussian;
 
 // Calls f(bits, rounding) for all that exist.
 template <class F>

@@ -10,6 +10,7 @@
 #include <random>
 
 #include "common/bytes.h"
+#include "gaussian.h"
 #include "kernels/payload.h"
 
 namespace tsq::kernels {
@@ -32,13 +33,7 @@ std::vector<float> decode(const QuantizerParams& params, const std::vector<uint8
   return values;
 }
 
-std::vector<float> gaussian(size_t n, uint32_t seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(n);
-  for (float& v : x) v = normal(random);
-  return x;
-}
+using test::gaussian;
 
 // Value of element i, straight from the document.
 float value_of(const QuantizerParams& params, const uint8_t* payload, size_t n, size_t i) {

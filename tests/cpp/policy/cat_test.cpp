@@ -11,6 +11,7 @@
 
 #include "common/error.h"
 #include "compressors/registry.h"
+#include "gaussian.h"
 #include "wire/indices.h"
 
 namespace tsq {
@@ -31,13 +32,7 @@ std::vector<double> decoded(const Compressor& c, Bytes bytes, size_t n) {
   return out;
 }
 
-std::vector<float> normal(size_t n, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> draw;
-  std::vector<float> out(n);
-  for (float& v : out) v = draw(random);
-  return out;
-}
+using test::gaussian;
 
 double square(const std::vector<double>& v) { return std::inner_product(v.begin(), v.end(), v.begin(), 0.0); }
 
@@ -138,7 +133,7 @@ TEST(Cat, ChoiceDoesNotDependOnTheScaleOrTheOrder) {
 }
 
 TEST(Cat, IndexBitsAreThoseOfTheIndexCodeAtTheChoice) {
-  const std::vector<float> g = normal(20000, 1);
+  const std::vector<float> g = gaussian(20000, 1);
   const MeasuredCost::Config link{.prior = {1e-3, 8e-8}, .keep = 0.9};
   const auto cost = std::make_shared<MeasuredCost>(link);
   const CatChooser chooser({.cost = cost->fixed(cost)});
@@ -163,7 +158,7 @@ TEST(Cat, IndexBitsAreThoseOfTheIndexCodeAtTheChoice) {
 TEST(Cat, AShareOfAMessagePaysAShareOfItsFixedCost) {
   const std::vector<double> wide = [] {
     std::vector<double> v;
-    for (const double x : normal(4000, 2)) v.push_back(x);
+    for (const double x : gaussian(4000, 2)) v.push_back(x);
     return v;
   }();
   const std::span<const double> all(wide), part = all.first(1000);
@@ -176,7 +171,7 @@ TEST(Cat, AShareOfAMessagePaysAShareOfItsFixedCost) {
 TEST(Cat, MeasuredCostIsFixedForAStep) {
   const auto cost = std::make_shared<MeasuredCost>();
   const Cat cat({.cost = cost});
-  const std::vector<float> g = normal(5000, 3);
+  const std::vector<float> g = gaussian(5000, 3);
   const CatChooser before = cat.chooser(1, 0);
   const EntryCode code{g.size(), 32, 0};
   const uint64_t entries = before.largest(std::span<const float>(g), code);
@@ -225,7 +220,7 @@ TEST(Cat, PriceFollowsTheBudget) {
   EXPECT_LT(cat.next_price(price, 99, 50), price);
   EXPECT_EQ(cat.next_price(price, 100, 50), price);
   // Two vectors of different scale under one price come to the budget together.
-  std::vector<std::vector<float>> all = {normal(5000, 4), normal(5000, 5)};
+  std::vector<std::vector<float>> all = {gaussian(5000, 4), gaussian(5000, 5)};
   for (float& v : all[1]) v *= 3;
   uint64_t spent[2] = {};
   for (int step = 0; step < 200; ++step) {
