@@ -231,14 +231,15 @@ def prepare(
     if not isinstance(ddp, DistributedDataParallel):
         raise TypeError(f"ddp: expected a DistributedDataParallel, got {type(ddp).__name__}")
     running = check_running(smoothness)
-    if isinstance(policy, NeverSlower) and running is not None:
-        raise ValueError("policy: expected no NeverSlower beside smoothness, whose widths are planned for one spec")
     if exchange not in _EXCHANGES:
         raise ValueError(f"exchange: expected one of {', '.join(map(repr, _EXCHANGES))}, got {exchange!r}")
     if policy is None and up is None and running is None and exchange != "dense":
         policy = NeverSlower()
     chooses = policy if isinstance(policy, NeverSlower) else None
     levels = chooses.levels(up) if chooses else [to_text(LADDER[0] if up is None else up, "up")]
+    if chooses is not None and running is not None and (running.kind == "kronecker" or len(levels) > 1):
+        raise ValueError("policy: a NeverSlower beside smoothness expects one spec, whose widths are planned, and not 'kronecker', which "
+                         f"would turn dense buckets too; got {running!r} and {len(levels)} levels")
     up_text, down_text, own_down = resolve_specs(levels[0], down)
     seconds = _seconds(timeout)
     world = dist.get_world_size(ddp.process_group)

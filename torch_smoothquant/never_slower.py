@@ -6,12 +6,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _C
 from .mechanisms import Bidirectional
 from .parser import parse, to_text
 from .spec import Spec
+
+if TYPE_CHECKING:
+    from .policy import CAT, Fixed
 
 LADDER = ("ErrorFeedback(Quantizer(bits=4))", "ErrorFeedback(Quantizer(bits=3))", "ErrorFeedback(UniformStep(bits=2.0))")
 """Levels of ``NeverSlower()``, finest first: they keep the final loss within 1 % of dense under SGD and Adam, docs/tuning.md."""
@@ -25,13 +28,16 @@ class NeverSlower:
     """Chooses for each bucket whether it travels dense (DDP's all-reduce) or compressed, by which exchange and at which level of a
     ladder, from what the run itself was measured to take; dense where compression saves nothing.
 
-    Begins dense; tries what a cost model of the link (seconds = c0 + c1 * bytes, fitted to the run's own exchanges) calls promising for
-    3 to 6 steps, keeps it if the measured time from the step's first bucket to its last was shorter, and looks again when exchanges
-    take another time than before. Decisions fall between steps, the same on all ranks, which share their measurements every few steps.
-    What error feedback owes when a bucket goes dense is delivered with that step. Checkpoints hold no decisions: they are learnt again.
+    Looks at the link before the first bucket (a few messages of at most 1 MB) and begins at the ladder's finest level where that would
+    take less than half the time of a dense exchange, else dense. Tries what a cost model of the link (seconds = c0 + c1 * bytes, fitted
+    to the run's own exchanges) calls promising for 3 to 6 steps, keeps it if the measured time from the step's first bucket to its last
+    was shorter, and looks again when exchanges take another time than before. Decisions fall between steps, the same on all ranks, which
+    share their measurements every few steps. What error feedback owes when a bucket goes dense is delivered with that step. Checkpoints
+    hold no decisions: they are learnt again.
 
     Args:
-        inner: a spec to choose besides dense. None: the ladder.
+        inner: a spec to choose besides dense, or a policy for the senders where compressed: ``NeverSlower(CAT(cost))`` beside a spec is
+            dense, or that spec as CAT fills it. None: the ladder.
         ladder: specs from fine to coarse that share their state (``ErrorFeedback`` around other compressors); the coarsest should still
             train well enough, because speed alone decides between them. None: ``torch_smoothquant.never_slower.LADDER``, or with
             ``max_error`` the ``LONG_LADDER``. Averages (sharded exchange) travel at the first level.
@@ -43,7 +49,7 @@ class NeverSlower:
         TypeError, ValueError, SpecError: bad arguments.
     """
 
-    inner: Spec | str | None = None
+    inner: Spec | str | CAT | Fixed | None = None
     ladder: Sequence[Spec | str] | None = None
     max_error: float | None = None
     min_gain: float = 0.04
@@ -51,6 +57,8 @@ class NeverSlower:
     def __post_init__(self) -> None:
         if self.inner is not None and self.ladder is not None:
             raise ValueError("NeverSlower: ladder: expected None beside inner")
+        if isinstance(self.inner, NeverSlower):
+            raise TypeError("NeverSlower: inner: expected a spec, CAT(...) or Fixed(), got a NeverSlower")
         if self.ladder is not None and (isinstance(self.ladder, (str, Spec)) or not isinstance(self.ladder, Sequence) or not self.ladder):
             raise TypeError(f"NeverSlower: ladder: expected a sequence of specs or None, got {self.ladder!r}")
         if self.ladder is not None:
@@ -59,21 +67,30 @@ class NeverSlower:
             raise ValueError(f"NeverSlower: max_error: expected a positive number or None, got {self.max_error!r}")
         if not (_is_number(self.min_gain) and 0 <= self.min_gain < 1):
             raise ValueError(f"NeverSlower: min_gain: expected a number in [0, 1), got {self.min_gain!r}")
-        self.levels(None)
+        if self.senders is None:
+            self.levels(None)
+
+    @property
+    def senders(self) -> CAT | Fixed | None:
+        """The inner policy, if it is one."""
+        from .policy import CAT, Fixed  # late: that module knows this one
+
+        return self.inner if isinstance(self.inner, (CAT, Fixed)) else None
 
     def levels(self, up: Spec | str | None) -> list[str]:
         """The specs to choose from besides dense, as text, finest first; ``up``: what was given beside the policy."""
+        spec = None if self.senders is not None else self.inner
         if up is not None:
-            if self.inner is not None or self.ladder is not None:
-                raise ValueError("policy: expected a NeverSlower without inner and ladder beside a spec")
+            if spec is not None or self.ladder is not None:
+                raise ValueError("policy: expected a NeverSlower without a spec of its own and without ladder beside a spec")
             given: Sequence[Spec | str] = [up]
-        elif self.inner is not None:
-            given = [self.inner]
+        elif spec is not None:
+            given = [spec]
         elif self.ladder is not None:
             given = self.ladder
         else:
             given = LADDER if self.max_error is None else LONG_LADDER
-        texts = [to_text(spec, "inner" if self.inner is not None else f"ladder[{i}]") for i, spec in enumerate(given)]
+        texts = [to_text(one, "inner" if spec is not None else f"ladder[{i}]") for i, one in enumerate(given)]
         for text in texts if len(texts) > 1 else []:
             if isinstance(parse(text), Bidirectional):
                 raise ValueError(f"NeverSlower: ladder: expected mechanisms of one direction, got {text}")

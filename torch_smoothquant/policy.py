@@ -192,8 +192,8 @@ def resolve(policy: Policy | None, specs: Sequence[str], *, numel: int | None = 
     """
     if policy is None or isinstance(policy, Fixed):
         return Resolved(None, "Fixed()")
-    if isinstance(policy, NeverSlower) and numel is None:  # torch_smoothquant.hook: how buckets travel, not what senders make
-        return Resolved(None, repr(policy))
+    if isinstance(policy, NeverSlower) and numel is None:  # how buckets travel; what senders make is the inner one's
+        return Resolved(resolve(policy.senders, specs).core, repr(policy))
     if not isinstance(policy, CAT):
         kinds = "None, Fixed() or CAT(...)" if numel is not None else "None, Fixed(), CAT(...) or NeverSlower(...)"
         raise TypeError(f"policy: expected {kinds}, got {type(policy).__name__}")

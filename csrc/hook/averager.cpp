@@ -131,7 +131,6 @@ void Averager::average_as_chosen(const Layout& layout, View buffer) {
     settle(buffer);
     return;
   }
-  if (planner_ && planner_->begin(layout.ids, parameters_)) recorder_.plan(*planner_);
   sent_.clear();
   tuner_.begin(layout.ids, layout.numel);
   const Tuner::Bucket before = spent();
@@ -148,7 +147,6 @@ void Averager::average_as_chosen(const Layout& layout, View buffer) {
   }
   learn(before, buffer);
   settle(buffer);
-  if (planner_) planner_->observe(layout, buffer);
   finish_step(layout);
 }
 

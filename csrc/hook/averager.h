@@ -61,8 +61,8 @@ class Averager {
   void set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>> mechanisms);
 
   /// From now on the widths of quantizers follow a plan; before the first bucket. The parameters must be plannable
-  /// (Planner::make_plannable). The same on all ranks.
-  void follow(std::unique_ptr<Planner> planner) { planner_ = std::move(planner); }
+  /// (Planner::make_plannable) and without a ladder, else it throws ArgumentError. The same on all ranks.
+  void follow(std::unique_ptr<Planner> planner);
   /// Null if there is none. What it changes in parameters reaches them through plan().
   Planner* planner() { return planner_.get(); }
   /// Calls f(planner, parameters) and takes note of the widths that are then in force.
@@ -111,6 +111,7 @@ class Averager {
   }
   const Layout& checked_layout_of(std::span<const uint32_t> ids, ConstView buffer);
   BucketSizes sizes_of(const Layout& layout, DType dtype) const;
+  void average_steered(const Layout& layout, View buffer, const BucketPlace& place);
   void average_as_chosen(const Layout& layout, View buffer);
   void owe_residuals(const Layout& layout, ConstView buffer);
   void make_steering();

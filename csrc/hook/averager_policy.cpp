@@ -22,6 +22,14 @@ void Averager::make_steering() {
   steering_ = std::make_unique<Steering>(policy, *exchange_, config_.clock);
 }
 
+void Averager::follow(std::unique_ptr<Planner> planner) {
+  for (const Parameter& p : parameters_)
+    if (!p.coarser.empty())
+      throw ArgumentError(concat("smoothness: expected no ladder, whose levels have widths of their own, got ",
+                                 1 + p.coarser.size(), " levels for ", p.name));
+  planner_ = std::move(planner);
+}
+
 void Averager::set_enabled(bool enabled) {
   if (steering_ && enabled != enabled_) steering_->restart(/*everything=*/false);
   enabled_ = enabled;
@@ -37,8 +45,20 @@ void Averager::average(std::span<const uint32_t> ids, View buffer, const BucketP
   const bool always_dense =
       !enabled_ || all_identity_ || config_.exchange == ExchangeKind::kDense || exchange_->size() == 1;
   choice_ = {always_dense ? ExchangeKind::kDense : config_.exchange, 0};
-  if (always_dense || !steering_) return average_as_chosen(layout, buffer);
-  choice_ = steering_->next(ids, place.ready);
+  if (always_dense) return average_as_chosen(layout, buffer);
+  if (planner_ && planner_->begin(layout.ids, parameters_)) recorder_.plan(*planner_);
+  if (steering_)
+    average_steered(layout, buffer, place);
+  else
+    average_as_chosen(layout, buffer);
+  if (planner_) planner_->observe(layout, buffer);
+}
+
+void Averager::average_steered(const Layout& layout, View buffer, const BucketPlace& place) {
+  const std::span<const uint32_t> ids = layout.ids;
+  auto sizes = sizes_.find(&layout);
+  if (sizes == sizes_.end()) sizes = sizes_.emplace(&layout, sizes_of(layout, buffer.dtype)).first;
+  choice_ = steering_->next(ids, sizes->second, place.ready);
   owe_residuals(layout, buffer);
   const auto [codec, exchanging] = recorder_.seconds();
   const uint64_t bytes = exchange_->traffic().wire_bytes;
@@ -52,9 +72,7 @@ void Averager::average(std::span<const uint32_t> ids, View buffer, const BucketP
     timing.wanted = static_cast<float>(wanted);
     timing.left = static_cast<float>(left);
   }
-  auto sizes = sizes_.find(&layout);
-  if (sizes == sizes_.end()) sizes = sizes_.emplace(&layout, sizes_of(layout, buffer.dtype)).first;
-  steering_->done(sizes->second, place.ready, timing, place.last);
+  steering_->done(place.ready, timing, place.last);
 }
 
 /// Counters so far.

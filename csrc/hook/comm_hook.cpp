@@ -95,6 +95,8 @@ Hook::Hook(const std::vector<HookParameter>& parameters, const HookConfig& confi
     : averager_(to_parameters(parameters, config.smoothness.has_value()), config.averager,
                 agreed(std::move(exchange), parameters, config)) {
   if (config.smoothness) follow(parameters, *config.smoothness);
+  if (config.rotation && config.averager.never_slower)
+    throw ArgumentError("smoothness: expected no kronecker beside NeverSlower: dense buckets would be turned too");
   if (config.rotation) rotation_ = std::make_unique<Rotation>(*config.rotation, averager_, shapes_of(parameters));
   for (size_t i = 0; i < parameters.size(); ++i)
     numbers_.emplace(parameters[i].tensor.unsafeGetTensorImpl(), static_cast<uint32_t>(i));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "common/error.h"
 #include "exchange/sealed.h"
@@ -9,6 +10,11 @@
 namespace tsq {
 
 namespace {
+
+// Of messages that show what the link is like: to the first that takes long enough to be told from noise and from what
+// buffers on the way take at once.
+constexpr size_t kGlances[] = {size_t{1} << 12, size_t{1} << 16, size_t{1} << 18, size_t{1} << 20};
+constexpr double kLongEnough = 5e-3;
 
 constexpr size_t kFields = sizeof(BucketTiming) / sizeof(float);
 static_assert(kFields * sizeof(float) == sizeof(BucketTiming));
@@ -29,20 +35,50 @@ Steering::Steering(const NeverSlowerConfig& config, Exchange& exchange, Clock cl
   publish();
 }
 
-Choice Steering::next(std::span<const uint32_t> ids, double ready) {
+/// A few collectives of at most a megabyte: 10 to 30 ms in all over links of 100 Mbit/s and more.
+void Steering::glance() {
+  struct Sample {
+    double bytes = 0, seconds = 0;
+  } first, last;
+  for (const size_t size : kGlances) {
+    const std::vector<uint8_t> mine(size);
+    const double begin = clock_();
+    all_gather_sealed(exchange_, mine, Counted::kYes);
+    const auto took = static_cast<float>(clock_() - begin);
+    last = {static_cast<double>(size) * (exchange_.size() - 1), least_of_ranks(took)};
+    if (first.bytes == 0) first = last;
+    if (last.seconds > kLongEnough) break;
+  }
+  const double bytes = last.bytes - first.bytes, seconds = std::max(0.0, last.seconds - first.seconds);
+  policy_.expect(bytes > 0 ? Line{first.seconds, seconds / bytes} : Line{0, last.seconds / last.bytes});
+  glanced_ = true;
+  publish();
+}
+
+/// Time of the rank that came last to a collective: the others have waited for it. The same on all ranks. Collective.
+double Steering::least_of_ranks(float seconds) {
+  const std::vector<uint8_t> all =
+      all_gather_sealed(exchange_, {reinterpret_cast<const uint8_t*>(&seconds), sizeof seconds}, Counted::kNo);
+  double least = std::numeric_limits<double>::infinity();
+  for (size_t at = 0; at < all.size(); at += sizeof seconds) least = std::min(least, sane(load<float>(all.data() + at)));
+  return least;
+}
+
+Choice Steering::next(std::span<const uint32_t> ids, const BucketSizes& sizes, double ready) {
+  if (!glanced_) glance();
   if (current_.empty()) {
     if (!known_.empty() && window_.size() == policy_.window()) decide();
     first_ready_ = ready;
   }
   const size_t place = current_.size();
   current_.emplace_back(ids.begin(), ids.end());
+  sizes_.push_back(sizes);
   const bool planned = place < known_.size() && known_[place] == current_.back();
   wants_error_ = planned && window_.empty() && policy_.wants_error();
-  return planned ? policy_.plan()[place] : Choice{};  // a bucket of another layout: dense until the step has shown all
+  return planned ? policy_.plan()[place] : policy_.first_guess(sizes);  // another layout, until the step has shown it
 }
 
-void Steering::done(const BucketSizes& sizes, double ready, BucketTiming timing, bool last) {
-  sizes_.push_back(sizes);
+void Steering::done(double ready, BucketTiming timing, bool last) {
   const double end = clock_();
   timing.ready = static_cast<float>(std::max(0.0, ready - first_ready_));
   timing.done = static_cast<float>(end - first_ready_);
@@ -54,13 +90,14 @@ void Steering::done(const BucketSizes& sizes, double ready, BucketTiming timing,
 }
 
 void Steering::end_step() {
-  if (current_ != known_) {  // the first step, or DDP has rebuilt its buckets
+  if (current_ == known_) {
+    window_.push_back(std::move(step_));
+  } else {  // the first step, or DDP has rebuilt its buckets; not measured: it touches memory for the first time
     known_ = current_;
     policy_.start(sizes_);
     window_.clear();
     publish();
   }
-  window_.push_back(std::move(step_));
   step_ = {};
   current_.clear();
   sizes_.clear();

@@ -1,5 +1,6 @@
-// Between the averager and its policy: collects what this rank measures step by step, shares it with all ranks every
-// few steps (one small all_gather, before a step's first bucket) and tells how each bucket travels.
+// Between the averager and its policy: looks at the link before the first bucket, collects what this rank measures step
+// by step, shares it with all ranks every few steps (one small all_gather, before a step's first bucket) and tells how
+// each bucket travels.
 #pragma once
 
 #include <mutex>
@@ -18,16 +19,16 @@ class Steering {
  public:
   Steering(const NeverSlowerConfig& config, Exchange& exchange, Clock clock);
 
-  /// How the bucket travels that comes now. `ready`: when it was handed over, by the clock. Collective if this is a
-  /// step's first bucket and a window has ended. Throws what the exchange throws, and std::runtime_error if the ranks
-  /// do not stand at the same decision.
-  Choice next(std::span<const uint32_t> ids, double ready);
+  /// How the bucket travels that comes now. `ready`: when it was handed over, by the clock. Collective if this is the
+  /// first bucket of all, or a step's first one and a window has ended. Throws what the exchange throws, and
+  /// std::runtime_error if the ranks do not stand at the same decision.
+  Choice next(std::span<const uint32_t> ids, const BucketSizes& sizes, double ready);
 
-  /// True if this bucket is the first on trial: its compression error is wanted.
+  /// True if this bucket is of the first step under a new plan: its compression error is wanted.
   bool wants_error() const { return wants_error_; }
 
   /// The bucket of the last next() is delivered. timing without ready and done; `last`: of the step.
-  void done(const BucketSizes& sizes, double ready, BucketTiming timing, bool last);
+  void done(double ready, BucketTiming timing, bool last);
 
   /// Forgets what was measured of the steps under way, or (`everything`) of all buckets: other mechanisms.
   void restart(bool everything);
@@ -36,6 +37,8 @@ class Steering {
   PolicyReport report() const;
 
  private:
+  void glance();
+  double least_of_ranks(float seconds);
   void end_step();
   void decide();
   void publish();
@@ -52,7 +55,7 @@ class Steering {
   std::vector<StepTiming> window_;
   double latency_ = 0;  // of the last agreement
   uint64_t agreements_ = 0;
-  bool wants_error_ = false;
+  bool glanced_ = false, wants_error_ = false;
 
   mutable std::mutex mutex_;
   PolicyReport report_;  // guarded by mutex_

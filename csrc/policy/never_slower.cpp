@@ -15,10 +15,13 @@ constexpr size_t kDiscarded = 1;  // of a trial: memory is touched for the first
 constexpr size_t kKeptSpans = 12;
 constexpr double kSureGain = 0.2;       // of a step: too much to be noise
 constexpr double kLevelGain = 0.01;     // of a step that each coarser level has to save
+constexpr double kPartGain = 0.005;     // of a step that compressing all has to save over leaving dense what hides
 constexpr double kStay = 0.02;          // of a step by which another plan has to be better than the settled one
+constexpr double kLeastBytes = 0.1;     // share of an exchange's time that its bytes are taken to have at least
 constexpr double kHopeless = 1;         // times a step: what no error of the model makes up for
 constexpr double kExploration = 0.005;  // share of time that trials may cost in the long run
 constexpr double kForget = 0.9;         // MeasuredCost::Config::keep
+constexpr double kFirstGuess = 0.5;     // of the time of a dense exchange
 constexpr double kFirstCodec = 1.5e-9;  // seconds per element and direction until something was measured
 constexpr double kErrorLife = 1000;     // steps until a level with too large an error may be tried again
 constexpr double kCollectives[kExchangeKinds] = {1, 2, 4};  // lengths that depend on data travel first
@@ -35,13 +38,20 @@ NeverSlower::NeverSlower(NeverSlowerConfig config) : config_(std::move(config)),
     throw ArgumentError(concat("NeverSlower: min_gain: expected a number in [0, 1), got ", config_.min_gain));
 }
 
+void NeverSlower::expect(const Line& link) {
+  glanced_ = link;
+  reason_ = link.c1 > 0 ? concat("first guess: a glance at the link saw ", std::round(8e-6 / link.c1), " Mbit/s")
+                        : "first guess: a glance at the link saw no limit";
+}
+
 void NeverSlower::start(std::vector<BucketSizes> buckets) {
   buckets_ = std::move(buckets);
-  settled_.assign(buckets_.size(), Choice{});
+  settled_.clear();
+  for (const BucketSizes& bucket : buckets_) settled_.push_back(first_guess(bucket));
   plans_.clear();
   trial_.reset();
   ready_.assign(buckets_.size(), 0.0);
-  first_window_ = true;
+  first_window_ = guessed_ = true;
 }
 
 size_t NeverSlower::window() const {
@@ -89,14 +99,20 @@ bool NeverSlower::drifted(const WindowSummary& s) const {
   return now > before * tolerance_ || before > now * tolerance_;
 }
 
-void NeverSlower::begin_regime(double factor) {
+void NeverSlower::begin_regime(double exchange) {
   ++regimes_;
+  // What changed is taken to be the rate: what a byte costs. A start too cheap is put right by a trial, one too dear
+  // would never be tried.
+  double starts = 0;
+  for (const Choice& c : settled_) starts += cost_of(c.kind).c0;
+  const auto of_bytes = [&](double seconds) { return std::max(seconds - starts, kLeastBytes * seconds); };
+  const double factor = of_bytes(exchange) / of_bytes(reference_exchange_);
   for (auto& cost : costs_) {  // what was measured is from now on where the next samples begin
     if (!cost) continue;
     const Line line = cost->fit();
     if (line.c0 + line.c1 > 0 && std::isfinite(factor) && factor > 0)
       cost = std::make_unique<MeasuredCost>(
-          MeasuredCost::Config{.prior = {line.c0 * factor, line.c1 * factor}, .keep = kForget});
+          MeasuredCost::Config{.prior = {line.c0, line.c1 * factor}, .keep = kForget});
   }
 }
 
@@ -109,29 +125,29 @@ Line NeverSlower::cost_of(ExchangeKind kind) const {
     const Line line = costs_[other] ? costs_[other]->fit() : Line{};
     if (line.c0 + line.c1 > 0) return {line.c0 * kCollectives[k] / kCollectives[other], line.c1};
   }
+  if (glanced_) return {glanced_->c0 * kCollectives[k], glanced_->c1};
   return MeasuredCost::Config{}.prior;
 }
 
-double NeverSlower::exchange_seconds(size_t bucket, const Choice& c) const {
-  const BucketSizes& sizes = buckets_[bucket];
-  const double bytes = c.kind == ExchangeKind::kDense       ? sizes.dense_bytes
-                       : c.kind == ExchangeKind::kAllGather ? sizes.all_gather_bytes[c.level]
-                                                            : sizes.sharded_bytes[c.level];
+double NeverSlower::exchange_seconds(const BucketSizes& bucket, const Choice& c) const {
+  const double bytes = c.kind == ExchangeKind::kDense       ? bucket.dense_bytes
+                       : c.kind == ExchangeKind::kAllGather ? bucket.all_gather_bytes[c.level]
+                                                            : bucket.sharded_bytes[c.level];
   const Line line = cost_of(c.kind);
   return line.c0 + line.c1 * bytes;
 }
 
-double NeverSlower::codec_seconds(size_t bucket, const Choice& c) const {
+double NeverSlower::codec_seconds(const BucketSizes& bucket, const Choice& c) const {
   if (c.kind == ExchangeKind::kDense) return 0;
   double each = kFirstCodec;
   if (const auto& known = levels_[c.level].codec[index_of(c.kind)]) each = *known;
-  return each * static_cast<double>(buckets_[bucket].numel);
+  return each * static_cast<double>(bucket.numel);
 }
 
 double NeverSlower::model_span(const Plan& plan) const {
   double time = 0;
   for (size_t b = 0; b < plan.size(); ++b)  // one worker, first come, first served
-    time = std::max(time, ready_[b]) + codec_seconds(b, plan[b]) + exchange_seconds(b, plan[b]);
+    time = std::max(time, ready_[b]) + codec_seconds(buckets_[b], plan[b]) + exchange_seconds(buckets_[b], plan[b]);
   return time;
 }
 
@@ -144,8 +160,8 @@ double NeverSlower::span_of(const Candidate& c) const {
 
 double NeverSlower::price_of(size_t candidate) const {
   const Candidate& c = plans_[candidate];
-  double share = is_dense(c.plan) ? 0.0 : config_.min_gain + kLevelGain * c.level;
-  if (c.plan == settled_) share -= kStay;
+  double share = is_dense(c.plan) ? 0.0 : config_.min_gain + kLevelGain * c.level + kPartGain * compressed_part(c.plan);
+  if (c.plan == settled_ && !guessed_) share -= kStay;
   return span_of(c) + share * interval_;
 }
 
@@ -157,19 +173,41 @@ bool NeverSlower::barred(const Candidate& c) const {
   });
 }
 
+double NeverSlower::compressed_part(const Plan& plan) const {
+  double compressed = 0, all = 0;
+  for (size_t b = 0; b < plan.size(); ++b) {
+    const auto numel = static_cast<double>(buckets_[b].numel);
+    all += numel;
+    if (plan[b].kind != ExchangeKind::kDense) compressed += numel;
+  }
+  return all > 0 ? compressed / all : 0;
+}
+
 bool NeverSlower::is_dense(const Plan& plan) const {
   return std::all_of(plan.begin(), plan.end(), [](const Choice& c) { return c.kind == ExchangeKind::kDense; });
 }
 
 // ---- which plans there are
 
+Choice NeverSlower::first_guess(const BucketSizes& bucket) const {
+  Choice best;
+  if (!glanced_) return best;
+  double least = kFirstGuess * exchange_seconds(bucket, best);
+  for (const ExchangeKind kind : config_.kinds) {
+    const Choice c{kind, 0};
+    const double seconds = codec_seconds(bucket, c) + exchange_seconds(bucket, c);
+    if (seconds < least) least = seconds, best = c;
+  }
+  return best;
+}
+
 Plan NeverSlower::best_plan(uint32_t level) const {
   Plan plan(buckets_.size());
   for (size_t b = 0; b < plan.size(); ++b) {
-    double least = exchange_seconds(b, plan[b]);
+    double least = exchange_seconds(buckets_[b], plan[b]);
     for (const ExchangeKind kind : config_.kinds) {
       const Choice c{kind, level};
-      const double seconds = codec_seconds(b, c) + exchange_seconds(b, c);
+      const double seconds = codec_seconds(buckets_[b], c) + exchange_seconds(buckets_[b], c);
       if (seconds < least) least = seconds, plan[b] = c;
     }
   }
@@ -228,7 +266,7 @@ void NeverSlower::decide(std::span<const std::vector<StepTiming>> ranks, std::sp
     s = summarise(ranks, buckets_.size(), steps - std::min(steps, kRecentSteps),
                   interval_);  // those before belong to the old regime
     interval_ = s.interval;
-    begin_regime(s.exchange_total / reference_exchange_);
+    begin_regime(s.exchange_total);
   }
   learn(s);
   if (fresh || drift) make_candidates();
@@ -262,6 +300,7 @@ void NeverSlower::choose() {
   }
   const bool moved = !(plans_[best].plan == settled_);
   settled_ = plans_[best].plan;
+  guessed_ = false;
   if (moved) reference_exchange_ = plans_[best].exchange;
   if (regimes_ != judged_ && settled_ == settled_before_)
     tolerance_ = std::min(4.0, tolerance_ * 1.5);  // a false alarm

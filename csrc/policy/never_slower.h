@@ -7,9 +7,14 @@
 // one is delivered. So plans are compared by their measured spans; the cost model (seconds = c0 + c1 * bytes by kind of
 // exchange, seconds per element of each level) only tells which plans are worth a trial of a few steps.
 //
+// Note [First guess]. What dense steps over a slow link cost before anything is known is most of what a short run pays
+// for this policy. So the link is looked at once before the first bucket (Steering::glance), and a bucket goes compressed from
+// the first step on, at the finest level, where by that glance its exchange would take less than half the time, encoding
+// included. Everything after that is decided by measured spans as usual, dense among the alternatives.
+//
 // Note [Regimes]. Spans measured while the link was another are worth nothing. The settled plan's exchange seconds are
-// compared with those when it was chosen; where they have changed for three steps, everything that is known of other
-// plans is scaled by the same factor and counts as unmeasured: a new regime.
+// compared with those when it was chosen; where they have changed for three steps, what bytes cost is scaled by the
+// same factor, and nothing else that is known of plans counts as measured: a new regime.
 #pragma once
 
 #include <cstdint>
@@ -76,7 +81,14 @@ class NeverSlower {
  public:
   explicit NeverSlower(NeverSlowerConfig config);
 
-  /// Other buckets from the next step on: all dense, and what was known of buckets is forgotten; costs are kept.
+  /// What a glance at the link has shown, the same on all ranks: seconds = c0 + c1 * bytes of one all_gather. Counts
+  /// until exchanges of gradients have been measured. Note [First guess].
+  void expect(const Line& link);
+
+  /// How a bucket of which nothing is measured travels.
+  Choice first_guess(const BucketSizes& bucket) const;
+
+  /// Other buckets from the next step on, by first guess, and what was known of buckets is forgotten; costs are kept.
   void start(std::vector<BucketSizes> buckets);
 
   const Plan& plan() const { return trial_ ? plans_[*trial_].plan : settled_; }
@@ -84,8 +96,8 @@ class NeverSlower {
   /// Steps to measure under plan() before decide().
   size_t window() const;
 
-  /// True in the first step of a trial: the moment to look at the error of a level.
-  bool wants_error() const { return trial_.has_value(); }
+  /// True under a plan that is new: its first step is the moment to look at the error of a level.
+  bool wants_error() const { return trial_.has_value() || first_window_; }
 
   /// `ranks`: what each rank measured in the window() steps; latency: seconds of the smallest all_gather, by rank.
   void decide(std::span<const std::vector<StepTiming>> ranks, std::span<const float> latency);
@@ -109,18 +121,19 @@ class NeverSlower {
 
   void learn(const WindowSummary& s);
   bool drifted(const WindowSummary& s) const;
-  void begin_regime(double factor);
+  void begin_regime(double exchange);
   void make_candidates();
   void refresh_candidates();
   Plan best_plan(uint32_t level) const;
   Line cost_of(ExchangeKind kind) const;
-  double exchange_seconds(size_t bucket, const Choice& c) const;
-  double codec_seconds(size_t bucket, const Choice& c) const;
+  double exchange_seconds(const BucketSizes& bucket, const Choice& c) const;
+  double codec_seconds(const BucketSizes& bucket, const Choice& c) const;
   double model_span(const Plan& plan) const;
   double span_of(const Candidate& c) const;
   double price_of(size_t candidate) const;
   bool barred(const Candidate& c) const;
   bool is_dense(const Plan& plan) const;
+  double compressed_part(const Plan& plan) const;  // of the elements
   size_t settled_index() const;
   void choose();
   bool needs_dense(size_t best) const;
@@ -128,6 +141,7 @@ class NeverSlower {
   std::string reason_of(size_t best) const;
 
   const NeverSlowerConfig config_;
+  std::optional<Line> glanced_;
   std::vector<BucketSizes> buckets_;
   Plan settled_;
   std::vector<Candidate> plans_;  // 0: dense
@@ -141,6 +155,7 @@ class NeverSlower {
   uint64_t retry_ = kFirstRetry;
   double tolerance_ = kTolerance;  // of drift; grows with false alarms
   bool first_window_ = true, retrial_ = false;
+  bool guessed_ = true;  // settled_ is a first guess
   Plan settled_before_;  // when the regime began
   uint64_t judged_ = 0;  // the last regime that was known for a false alarm
   std::string reason_ = "nothing measured yet";

@@ -67,6 +67,43 @@ def test_ranks_agree_and_nothing_is_lost(world, exchange, cap):
     assert len(policy["buckets"]) == (1 if cap == 25 else 6)
 
 
+def beside(rank: int, world: int, kind: str) -> dict[str, Any]:
+    ddp, spec = DDP(make_model(), bucket_cap_mb=TINY), "ErrorFeedback(TopK(ratio=0.1))"
+    if kind == "cat":
+        hook = tsq.attach(ddp, spec, policy=tsq.NeverSlower(tsq.CAT(tsq.AffineCost(1e-3, 1e-5)), min_gain=0.0))
+    else:
+        hook = tsq.attach(ddp, "ErrorFeedback(Quantizer(bits=2))", policy=EAGER, smoothness=tsq.Running(kind, warmup=3, interval=5))
+    train(ddp, sgd(ddp), rank, range(STEPS))
+    return {"weights": flat(ddp), "stats": hook.stats(), "parameters": hook.stats_by_parameter()}
+
+
+@pytest.mark.parametrize("kind", ["cat", "second_moment", "secant"])
+def test_beside_what_chooses_how_much(kind):
+    first, *others = run_ranks(beside, 3, kind)
+    for other in others:
+        assert torch.equal(other["weights"], first["weights"])
+        assert other["stats"]["policy"]["buckets"] == first["stats"]["policy"]["buckets"]
+        if kind != "cat":  # the same plan, though buckets were dense in some steps
+            assert [p.get("bits") for p in other["parameters"].values()] == [p.get("bits") for p in first["parameters"].values()]
+    if kind != "cat":
+        bits = [p["bits"] for p in first["parameters"].values() if p.get("bits") is not None]
+        assert len(bits) > 1 and len(set(bits)) > 1
+
+
+def refused(rank: int, world: int) -> None:
+    ddp = DDP(make_model())
+    for policy, smoothness in ((tsq.NeverSlower(), tsq.Running()), (EAGER, tsq.Running("kronecker"))):
+        with pytest.raises(ValueError, match="NeverSlower beside smoothness"):
+            tsq.attach(ddp, policy=policy, smoothness=smoothness)
+    with pytest.raises(ValueError, match="CAT chooses the number of entries"):
+        tsq.attach(ddp, policy=tsq.NeverSlower(tsq.CAT(tsq.BitCost())))
+    tsq.attach(ddp)
+
+
+def test_refused_beside_smoothness():
+    run_ranks(refused, 2)
+
+
 def steered(rank: int, world: int) -> torch.Tensor:
     """set_spec, set_enabled, a new layout, no_sync, checkpoints: in one run."""
     ddp = DDP(make_model(), bucket_cap_mb=TINY)

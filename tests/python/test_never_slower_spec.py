@@ -22,6 +22,15 @@ def test_levels():
     assert tsq.NeverSlower().limits() == (math.inf, 0.04) and tsq.NeverSlower(max_error=0.1, min_gain=0).limits() == (0.1, 0.0)
 
 
+def test_an_inner_policy():
+    cat = tsq.CAT(tsq.BitCost())
+    assert tsq.NeverSlower(cat).senders is cat and tsq.NeverSlower(FOUR).senders is None
+    assert tsq.NeverSlower(tsq.Fixed()).levels(None) == list(LADDER)
+    assert tsq.NeverSlower(cat).levels("TopK(ratio=0.1)") == ["TopK(ratio=0.1)"]
+    with pytest.raises(TypeError, match="inner: expected a spec, CAT"):
+        tsq.NeverSlower(tsq.NeverSlower())
+
+
 def test_repr_gives_the_object_back():
     for policy in (tsq.NeverSlower(), tsq.NeverSlower(inner=tsq.Quantizer(4), min_gain=0.1), tsq.NeverSlower(ladder=[FOUR], max_error=0.2)):
         again = eval(repr(policy), vars(tsq))
@@ -49,7 +58,7 @@ def test_refusals(arguments, error, says):
 
 
 def test_a_spec_beside_a_ladder():
-    with pytest.raises(ValueError, match="without inner and ladder"):
+    with pytest.raises(ValueError, match="without a spec of its own"):
         tsq.NeverSlower(FOUR).levels(FOUR)
 
 

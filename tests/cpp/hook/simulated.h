@@ -22,6 +22,7 @@ struct SimulatedConfig {
   double codec = 0;                     ///< seconds per compressed exchange besides
   double noise = 0;                     ///< every time is multiplied by up to 1 +- this, another for every rank
   std::vector<size_t> sizes = {2000, 20000, 3000};
+  std::optional<PlannerConfig> planner = {};
 };
 
 /// A job of `world` ranks; step() is one training step.
@@ -39,11 +40,14 @@ class Simulated {
           p.coarser.emplace_back(parse_mechanism(config.ladder[level]), p.down);
         parameters.push_back(std::move(p));
       }
+      if (config.planner) Planner::make_plannable(parameters);
       AveragerConfig averager{.exchange = config.exchange};
       averager.never_slower = config.policy;
       averager.clock = [this, rank] { return clocks_[static_cast<size_t>(rank)]; };
       averagers.push_back(
           std::make_unique<Averager>(std::move(parameters), averager, std::make_unique<Wire>(*this, group_, rank)));
+      if (config.planner)
+        averagers.back()->follow(std::make_unique<Planner>(*config.planner, averagers.back()->parameters()));
     }
   }
 

@@ -11,14 +11,34 @@ using test::SimulatedConfig;
 
 const std::string kFour = "ErrorFeedback(Quantizer(bits=4))", kOne = "ErrorFeedback(Quantizer(bits=1))";
 
-TEST(Steering, SlowLinkCompressesSoon) {
-  for (const int world : {2, 3, 4}) {
-    Simulated job({.world = world});
-    job.link = kSlow;
-    double first = job.step();
-    job.steps(9);
-    EXPECT_FALSE(job.dense()) << world;
-    EXPECT_LT(job.step(), 0.6 * first) << world;
+double dense_step(const SimulatedConfig& config, const test::Link& link) {
+  Simulated job(config);
+  job.link = link;
+  for (const auto& averager : job.averagers) averager->set_enabled(false);
+  return job.step();
+}
+
+TEST(Steering, SlowLinkCompressesFromTheFirstStep) {
+  for (const int world : {2, 3, 4})
+    for (const ExchangeKind exchange : {ExchangeKind::kAllGather, ExchangeKind::kSharded}) {
+      const SimulatedConfig config{.world = world, .exchange = exchange};
+      const double dense = dense_step(config, kSlow);
+      Simulated job(config);
+      job.link = kSlow;
+      EXPECT_LT(job.step(), 0.75 * dense) << world;  // the glance included
+      for (int i = 0; i < 10; ++i) EXPECT_LT(job.step(), 0.6 * dense) << world << " step " << i + 1;
+      EXPECT_FALSE(job.dense()) << world;
+    }
+}
+
+TEST(Steering, GlanceFindsTheRate) {
+  for (const double c1 : {1e-5, 1e-7, 1e-8, 2e-10}) {  // 0.8 Mbit/s to 40 Gbit/s
+    Simulated job({.world = 3});
+    job.link = {1e-4, c1};
+    job.step();
+    const auto report = *job.averagers[0]->policy();
+    EXPECT_NEAR(report.costs[static_cast<size_t>(ExchangeKind::kAllGather)].c1, c1, 0.02 * c1 + 1e-11);
+    EXPECT_FALSE(report.costs[static_cast<size_t>(ExchangeKind::kAllGather)].measured);
   }
 }
 
@@ -28,6 +48,25 @@ TEST(Steering, FastLinkStaysDense) {
   for (int i = 0; i < 400; ++i) total += job.step();
   EXPECT_TRUE(job.dense());
   EXPECT_LT(total, 1.005 * 400 * 0.3);  // a step is 0.3 s; trials cost next to nothing
+}
+
+TEST(Steering, DenseStepsTeachThePlanOfWidths) {
+  Simulated job({.ladder = {"ErrorFeedback(Quantizer(bits=2))"},
+                 .codec = 0.02,
+                 .planner = PlannerConfig{.warmup = 2, .interval = 5}});
+  job.change = [](size_t, uint32_t id, test::Vector& v) {
+    for (size_t i = 0; i < v.size(); ++i) v.set(i, v[i] * std::pow(16.0, id));
+  };
+  job.steps(20);
+  EXPECT_TRUE(job.dense());
+  for (const auto& averager : job.averagers)
+    for (uint32_t id = 0; id < 3; ++id)
+      EXPECT_EQ(averager->planner()->planned(id)->bits, job.averagers[0]->planner()->planned(id)->bits);
+  EXPECT_GT(job.averagers[0]->planner()->planned(2)->bits, 1 + job.averagers[0]->planner()->planned(0)->bits);
+}
+
+TEST(Steering, ALadderHasNoPlanOfWidths) {
+  EXPECT_THROW(Simulated({.ladder = {kFour, kOne}, .planner = PlannerConfig{}}), ArgumentError);
 }
 
 TEST(Steering, OneRankHasNoPolicy) {

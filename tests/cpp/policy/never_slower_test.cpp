@@ -12,8 +12,14 @@ namespace {
 
 constexpr size_t kNumel = 1'000'000;
 
-NeverSlower policy_of(size_t levels, double min_gain = 0.04) {
-  NeverSlower policy({.world_size = 2, .levels = levels, .kinds = {ExchangeKind::kAllGather}, .min_gain = min_gain});
+NeverSlower policy_of(size_t levels, double min_gain = 0.04, std::optional<Line> glance = {},
+                      double max_error = std::numeric_limits<double>::infinity()) {
+  NeverSlower policy({.world_size = 2,
+                      .levels = levels,
+                      .kinds = {ExchangeKind::kAllGather},
+                      .max_error = max_error,
+                      .min_gain = min_gain});
+  if (glance) policy.expect(*glance);
   BucketSizes b;
   b.numel = kNumel;
   b.dense_bytes = 4e6;
@@ -26,7 +32,7 @@ NeverSlower policy_of(size_t levels, double min_gain = 0.04) {
 }
 
 /// Windows of two buckets, ready at 0 and `late` seconds, over a link of c1 seconds per byte.
-void run(NeverSlower& policy, int windows, double c1, double codec, double late = 0.1) {
+void run(NeverSlower& policy, int windows, double c1, double codec, double late = 0.1, double error = 0) {
   for (int w = 0; w < windows; ++w) {
     StepTiming step{.interval = 0, .buckets = {}};
     double time = 0;
@@ -40,7 +46,9 @@ void run(NeverSlower& policy, int windows, double c1, double codec, double late 
                               .done = float(time),
                               .exchange = float(exchange),
                               .codec = float(spent),
-                              .bytes = float(bytes)});
+                              .bytes = float(bytes),
+                              .wanted = dense ? 0.0F : 1.0F,
+                              .left = float(error)});
     }
     step.interval = float(time + 0.2);
     const std::vector<StepTiming> rank(policy.window(), step);
@@ -65,6 +73,35 @@ TEST(NeverSlower, ComparesWhatWasMeasured) {
   run(hidden, 3, 1e-7, 0.5);  // a codec that costs more than the link: tried, and left alone
   EXPECT_TRUE(dense(hidden));
   EXPECT_GE(hidden.report().trials, 1u);
+}
+
+TEST(NeverSlower, GuessesByTheGlance) {
+  EXPECT_TRUE(dense(policy_of(2)));                          // no glance
+  EXPECT_TRUE(dense(policy_of(2, 0.04, Line{1e-5, 2e-10})));  // 4 MB take 0.8 ms, encoding a million elements 1.5 ms
+  const NeverSlower slow = policy_of(2, 0.04, Line{1e-4, 1e-7});
+  for (const Choice& c : slow.plan()) EXPECT_EQ(c, (Choice{ExchangeKind::kAllGather, 0}));  // the finest level
+  EXPECT_FALSE(slow.report().costs[1].measured);
+  EXPECT_DOUBLE_EQ(slow.report().costs[1].c1, 1e-7);
+}
+
+TEST(NeverSlower, AGuessThatIsWrongIsPutRight) {
+  NeverSlower tried = policy_of(1, 0.04, Line{1e-4, 1e-7});
+  run(tried, 1, 1e-7, 0.5);  // encoding costs more than the link
+  EXPECT_TRUE(dense(tried) && tried.report().on_trial);
+  run(tried, 1, 1e-7, 0.5);
+  EXPECT_TRUE(dense(tried) && !tried.report().on_trial);
+  NeverSlower hidden = policy_of(1, 0.04, Line{1e-4, 1e-7});
+  run(hidden, 8, 1e-7, 0.001, /*late=*/1.0);  // the first bucket has a second to travel in: it may as well be dense
+  EXPECT_EQ(hidden.plan()[0].kind, ExchangeKind::kDense);
+  EXPECT_EQ(hidden.plan()[1].kind, ExchangeKind::kAllGather);
+}
+
+TEST(NeverSlower, AGuessIsHeldToTheErrorBound) {
+  NeverSlower policy = policy_of(1, 0.04, Line{1e-4, 1e-7}, /*max_error=*/0.05);
+  ASSERT_TRUE(policy.wants_error());
+  run(policy, 2, 1e-7, 0.001, 0.1, /*error=*/0.2);
+  EXPECT_TRUE(dense(policy) && !policy.report().on_trial);
+  EXPECT_TRUE(policy.report().alternatives[1].barred);
 }
 
 TEST(NeverSlower, ReportsWhatItKnows) {
