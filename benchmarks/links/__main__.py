@@ -17,7 +17,7 @@ from pathlib import Path
 from .namespaces import INTERFACE, UNSHAPED, Network, check_rate, network
 from .picture import draw
 from .report import legend, show, write_json
-from .settings import LABELS, MODELS, RESULT_FILE, SHAPE_FILE, SHAPED_FILE, USUAL, LinkResult, Settings
+from .settings import LABELS, MODELS, RESULT_FILE, SHAPE_FILE, SHAPED_FILE, USUAL, LinkResult, Settings, split
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUSY_LOAD = 1.0
@@ -31,8 +31,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--model", choices=list(MODELS), default=defaults.model, help="default: %(default)s")
     parser.add_argument("--links", nargs="+", default=["100mbit", "1gbit", UNSHAPED], metavar="RATE",
                         help="rates in tc's notation, or 'unshaped' (default: 100mbit 1gbit unshaped)")
-    parser.add_argument("--methods", nargs="*", choices=list(LABELS), default=list(USUAL), metavar="METHOD",
-                        help=f"of {', '.join(LABELS)} (default: {' '.join(USUAL)})")
+    parser.add_argument("--methods", nargs="*", default=list(USUAL), metavar="METHOD",
+                        help=f"of {', '.join(LABELS)}; METHOD@MB: in buckets of so many MB (default: {' '.join(USUAL)})")
     parser.add_argument("--all", action="store_true", help="all methods")
     parser.add_argument("--spec", action="append", default=[], help="one more spec of torch_smoothquant; repeatable")
     parser.add_argument("--rounds", type=int, default=defaults.rounds, help="default: %(default)s")
@@ -51,6 +51,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parsed = parser.parse_args(arguments)
     if parsed.all:
         parsed.methods = list(LABELS)
+    for method in [*parsed.methods, *parsed.spec]:
+        try:
+            split(method)
+        except ValueError as error:
+            parser.error(f"--methods: {error}")
     if parsed.change and parsed.until_loss:
         parser.error("--change: expected no --until-loss beside it")
     if not 2 <= parsed.ranks <= 32:

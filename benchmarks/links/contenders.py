@@ -13,7 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 
 from .models import Task
-from .settings import CAT_SPEC, FOUR, LADDERS, POWERSGD, SPECS, Measurement, Settings
+from .settings import CAT_SPEC, FOUR, LADDERS, POWERSGD, SPECS, Measurement, Settings, split
 
 
 @dataclass
@@ -44,7 +44,8 @@ class Contender:
 
 def make_contender(method: str, settings: Settings, task: Task) -> Contender:
     """The same initial weights for every method. PowerSGD gets one bucket: see examples/demo/methods.py."""
-    ddp = DistributedDataParallel(task.make(), bucket_cap_mb=1024 if method in POWERSGD else settings.bucket_cap_mb)
+    written, (method, cap) = method, split(method)
+    ddp = DistributedDataParallel(task.make(), bucket_cap_mb=1024 if method in POWERSGD else cap or settings.bucket_cap_mb)
     hook = None
     if method == "fp16":
         ddp.register_comm_hook(None, default_hooks.fp16_compress_hook)
@@ -53,7 +54,7 @@ def make_contender(method: str, settings: Settings, task: Task) -> Contender:
         ddp.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
     elif method != "plain":
         hook = attach(ddp, method, settings.seed)
-    measurement = Measurement(method, spec=None if hook is None else described(hook.stats()))
+    measurement = Measurement(written, spec=None if hook is None else described(hook.stats()))
     return Contender(ddp, task.optimizer(ddp), hook, measurement, task)
 
 
@@ -78,7 +79,7 @@ def attach(ddp: DistributedDataParallel, method: str, seed: int) -> Any:
 
 def in_this_build(method: str) -> bool:
     """False for methods whose names the installed torch_smoothquant lacks."""
-    needs = {"cat": "CAT", "kronecker": "Running"}.get(method)
+    needs = {"cat": "CAT", "kronecker": "Running"}.get(split(method)[0])
     if needs is None:
         return True
     import torch_smoothquant as tsq

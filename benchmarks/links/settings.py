@@ -39,6 +39,18 @@ LABELS = {
     "cat": "ours, CAT of Top-K",
     "kronecker": "ours, 1 bit in the Kronecker eigenbasis",
 }
+def split(method: str) -> tuple[str, float | None]:
+    """Name, and bucket size in MB if it has its own: "ours@4" is "ours" in buckets of 4 MB. Raises ValueError for other names."""
+    name, _, size = method.partition("@")
+    try:
+        cap = float(size) if size else None
+    except ValueError:
+        cap = 0.0
+    if (name not in LABELS and "(" not in name) or (cap is not None and not 0 < cap < 1e6):
+        raise ValueError(f"expected one of {', '.join(LABELS)}, a spec, or one of these and @MB, found {method!r}")
+    return name, cap
+
+
 USUAL = ("plain", "fp16", "powersgd1", "ours", "int4")
 MODELS = {"mlp": "MLP 784-2048-2048-256", "gpt": "GPT of 8 blocks, width 256, context 64", "conv": "conv net of 6 layers"}
 BATCHES = {"mlp": 512, "gpt": 8, "conv": 64}  # per rank
@@ -46,7 +58,7 @@ BATCHES = {"mlp": 512, "gpt": 8, "conv": 64}  # per rank
 
 @dataclass(frozen=True)
 class Settings:
-    """Passed to the workers as JSON. `methods` holds names of LABELS and specs of torch_smoothquant."""
+    """Passed to the workers as JSON. `methods`: what split() takes."""
 
     methods: list[str]
     world: int = 2
@@ -93,7 +105,8 @@ class Measurement:
 
     @property
     def label(self) -> str:
-        return LABELS.get(self.method, self.method)
+        name, cap = split(self.method)
+        return LABELS.get(name, name) + (f", buckets of {cap:g} MB" if cap else "")
 
     @property
     def step_seconds(self) -> float:

@@ -60,7 +60,8 @@ double Steering::least_of_ranks(float seconds) {
   const std::vector<uint8_t> all =
       all_gather_sealed(exchange_, {reinterpret_cast<const uint8_t*>(&seconds), sizeof seconds}, Counted::kNo);
   double least = std::numeric_limits<double>::infinity();
-  for (size_t at = 0; at < all.size(); at += sizeof seconds) least = std::min(least, sane(load<float>(all.data() + at)));
+  for (size_t at = 0; at < all.size(); at += sizeof seconds)
+    least = std::min(least, sane(load<float>(all.data() + at)));
   return least;
 }
 

@@ -111,8 +111,8 @@ void NeverSlower::begin_regime(double exchange) {
     if (!cost) continue;
     const Line line = cost->fit();
     if (line.c0 + line.c1 > 0 && std::isfinite(factor) && factor > 0)
-      cost = std::make_unique<MeasuredCost>(
-          MeasuredCost::Config{.prior = {line.c0, line.c1 * factor}, .keep = kForget});
+      cost =
+          std::make_unique<MeasuredCost>(MeasuredCost::Config{.prior = {line.c0, line.c1 * factor}, .keep = kForget});
   }
 }
 

@@ -8,9 +8,10 @@
 // exchange, seconds per element of each level) only tells which plans are worth a trial of a few steps.
 //
 // Note [First guess]. What dense steps over a slow link cost before anything is known is most of what a short run pays
-// for this policy. So the link is looked at once before the first bucket (Steering::glance), and a bucket goes compressed from
-// the first step on, at the finest level, where by that glance its exchange would take less than half the time, encoding
-// included. Everything after that is decided by measured spans as usual, dense among the alternatives.
+// for this policy. So the link is looked at once before the first bucket (Steering::glance), and a bucket goes
+// compressed from the first step on, at the finest level, where by that glance its exchange would take less than half
+// the time, encoding included. Everything after that is decided by measured spans as usual, dense among the
+// alternatives.
 //
 // Note [Regimes]. Spans measured while the link was another are worth nothing. The settled plan's exchange seconds are
 // compared with those when it was chosen; where they have changed for three steps, what bytes cost is scaled by the

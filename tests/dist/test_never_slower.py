@@ -177,14 +177,15 @@ def killed(rank: int, world: int, steps: int) -> str:
         os.kill(os.getpid(), signal.SIGKILL)
     with pytest.raises(RuntimeError, match="torch_smoothquant") as caught:
         train(ddp, None, rank, range(steps, steps + 8))
-    with pytest.raises(RuntimeError, match="failed earlier"):
-        train(ddp, None, rank, [99])
+    if steps:  # DDP's own collectives after its first step would find the dead rank before the hook does
+        with pytest.raises(RuntimeError, match="failed earlier"):
+            train(ddp, None, rank, [99])
     assert hook.stats()["error"]
     hook.close()
     return str(caught.value)
 
 
-@pytest.mark.parametrize("steps", [3, 4])  # before the first decision, and in the trial after it
+@pytest.mark.parametrize("steps", [0, 3, 6])  # before the glance at the link, before the first decision, and after it
 def test_a_peer_that_dies_raises(steps):
     survivor, dead = run_ranks(killed, 2, steps, may_die=[1])
     assert dead is None and "averaging a bucket failed" in survivor

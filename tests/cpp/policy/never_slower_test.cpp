@@ -76,7 +76,7 @@ TEST(NeverSlower, ComparesWhatWasMeasured) {
 }
 
 TEST(NeverSlower, GuessesByTheGlance) {
-  EXPECT_TRUE(dense(policy_of(2)));                          // no glance
+  EXPECT_TRUE(dense(policy_of(2)));                           // no glance
   EXPECT_TRUE(dense(policy_of(2, 0.04, Line{1e-5, 2e-10})));  // 4 MB take 0.8 ms, encoding a million elements 1.5 ms
   const NeverSlower slow = policy_of(2, 0.04, Line{1e-4, 1e-7});
   for (const Choice& c : slow.plan()) EXPECT_EQ(c, (Choice{ExchangeKind::kAllGather, 0}));  // the finest level
