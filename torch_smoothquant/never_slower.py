@@ -72,14 +72,21 @@ class NeverSlower:
 
     @property
     def senders(self) -> CAT | Fixed | None:
-        """The inner policy, if it is one."""
+        """``inner``, if it is a policy."""
         from .policy import CAT, Fixed  # late: that module knows this one
 
         return self.inner if isinstance(self.inner, (CAT, Fixed)) else None
 
+    @property
+    def _spec(self) -> Spec | str | None:
+        """``inner``, if it is a spec."""
+        from .policy import CAT, Fixed
+
+        return None if isinstance(self.inner, (CAT, Fixed)) else self.inner
+
     def levels(self, up: Spec | str | None) -> list[str]:
         """The specs to choose from besides dense, as text, finest first; ``up``: what was given beside the policy."""
-        spec = None if self.senders is not None else self.inner
+        spec = self._spec
         if up is not None:
             if spec is not None or self.ladder is not None:
                 raise ValueError("policy: expected a NeverSlower without a spec of its own and without ladder beside a spec")
