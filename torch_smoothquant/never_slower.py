@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any
 from . import _C
 from .mechanisms import Bidirectional
 from .parser import parse, to_text
+from .running import METRICS
 from .spec import Spec
 
 if TYPE_CHECKING:
     from .policy import CAT, Fixed
 
-LADDER = ("ErrorFeedback(Quantizer(bits=4))", "ErrorFeedback(Quantizer(bits=3))", "ErrorFeedback(UniformStep(bits=2.0))")
+LADDER = ("ErrorFeedback(Quantizer(bits=4))", "ErrorFeedback(UniformStep(bits=3.0))", "ErrorFeedback(UniformStep(bits=2.0))")
 """Levels of ``NeverSlower()``, finest first: they keep the final loss within 1 % of dense under SGD and Adam, docs/tuning.md."""
 
-LONG_LADDER = (*LADDER, "ErrorFeedback(UniformStep(bits=1.0))", "ErrorFeedback(UniformStep(bits=0.67))")
+SGD_LADDER = (*LADDER, "ErrorFeedback(UniformStep(bits=1.25))", "ErrorFeedback(UniformStep(bits=1.0))")
+"""Levels of ``NeverSlower(metric="sgd")``: SGD, with or without momentum, stays within 1 % of dense further down."""
+
+LONG_LADDER = (*SGD_LADDER, "ErrorFeedback(UniformStep(bits=0.67))")
 """Levels of ``NeverSlower(max_error=...)``, of which the bound takes away what is too coarse."""
 
 
@@ -39,10 +43,13 @@ class NeverSlower:
         inner: a spec to choose besides dense, or a policy for the senders where compressed: ``NeverSlower(CAT(cost))`` beside a spec is
             dense, or that spec as CAT fills it. None: the ladder.
         ladder: specs from fine to coarse that share their state (``ErrorFeedback`` around other compressors); the coarsest should still
-            train well enough, because speed alone decides between them. None: ``torch_smoothquant.never_slower.LADDER``, or with
-            ``max_error`` the ``LONG_LADDER``. Averages (sharded exchange) travel at the first level.
-        max_error: levels whose measured relative compression error, |left over|^2 / |to be sent|^2 (with error feedback 0.02 at 4 bits, 0.1
-            at 2, 0.55 at 1), is above are not used. None: no bound.
+            train well enough, because speed alone decides between them. None: ``torch_smoothquant.never_slower.LADDER``, or what
+            ``metric`` or ``max_error`` says. Averages (sharded exchange) travel at the first level.
+        metric: of the optimizer, as of :class:`Running`. ``"sgd"``: the ladder goes on to 1 bit (``SGD_LADDER``). ``"adam"`` and None (not
+            known): it ends at 2 bits.
+        max_error: the ladder is the ``LONG_LADDER``, down to 0.67 bits, if there is no other; levels whose measured relative compression
+            error, |left over|^2 / |to be sent|^2, is above are not used: with error feedback 0.02 at 4 and 3 bits, 0.09 at 2, 0.32 at
+            1.25, 0.48 at 1, 0.83 at 0.67 bits. None: no bound.
         min_gain: share of a step that compression has to save, so that noise does not decide; each coarser level has to save another 0.01.
 
     Raises:
@@ -53,6 +60,7 @@ class NeverSlower:
     ladder: Sequence[Spec | str] | None = None
     max_error: float | None = None
     min_gain: float = 0.04
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         if self.inner is not None and self.ladder is not None:
@@ -65,6 +73,10 @@ class NeverSlower:
             object.__setattr__(self, "ladder", tuple(self.ladder))
         if self.max_error is not None and not (_is_number(self.max_error) and self.max_error > 0):
             raise ValueError(f"NeverSlower: max_error: expected a positive number or None, got {self.max_error!r}")
+        if self.metric not in (None, *METRICS):
+            raise ValueError(f"NeverSlower: metric: expected None, {' or '.join(map(repr, METRICS))}, got {self.metric!r}")
+        if self.metric is not None and (self.ladder is not None or self._spec is not None):
+            raise ValueError("NeverSlower: metric: expected None beside a ladder or a spec, between which it does not choose")
         if not (_is_number(self.min_gain) and 0 <= self.min_gain < 1):
             raise ValueError(f"NeverSlower: min_gain: expected a number in [0, 1), got {self.min_gain!r}")
         if self.senders is None:
@@ -96,7 +108,7 @@ class NeverSlower:
         elif self.ladder is not None:
             given = self.ladder
         else:
-            given = LADDER if self.max_error is None else LONG_LADDER
+            given = LONG_LADDER if self.max_error is not None else SGD_LADDER if self.metric == "sgd" else LADDER
         texts = [to_text(one, "inner" if spec is not None else f"ladder[{i}]") for i, one in enumerate(given)]
         for text in texts if len(texts) > 1 else []:
             if isinstance(parse(text), Bidirectional):

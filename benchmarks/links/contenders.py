@@ -13,7 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_
 from torch.nn.parallel import DistributedDataParallel
 
 from .models import Task
-from .settings import CAT_SPEC, FOUR, LADDERS, POWERSGD, SPECS, Measurement, Settings, split
+from .settings import CAT_SPEC, METRICS, POWERSGD, SPECS, Measurement, Settings, split
 
 
 @dataclass
@@ -69,12 +69,11 @@ def attach(ddp: DistributedDataParallel, method: str, seed: int) -> Any:
         return tsq.attach(ddp, CAT_SPEC, policy=tsq.CAT(tsq.MeasuredCost()), seed=seed)
     if method == "kronecker":
         return tsq.attach(ddp, SPECS["one_bit"], smoothness=tsq.Running("kronecker"), seed=seed)
-    if method not in LADDERS:
+    if method not in METRICS:
         return tsq.attach(ddp, SPECS.get(method, method), seed=seed)
-    if (coarser := LADDERS[method]) is None:
+    if (metric := METRICS[method]) is None:
         return tsq.attach(ddp, seed=seed)
-    ladder = [FOUR, *(f"ErrorFeedback({compressor})" for compressor in coarser)]
-    return tsq.attach(ddp, policy=tsq.NeverSlower(ladder=ladder), seed=seed)
+    return tsq.attach(ddp, policy=tsq.NeverSlower(metric=metric), seed=seed)
 
 
 def in_this_build(method: str) -> bool:

@@ -20,8 +20,7 @@ SPECS = {
 }
 CAT_SPEC = "ErrorFeedback(TopK(ratio=0.05))"  # of "cat"; "kronecker" is that of "one_bit" in another basis
 POWERSGD = {"powersgd1": 1, "powersgd2": 2, "powersgd4": 4}  # ranks
-# NeverSlower: None: the default; else the levels below 4 bits, for SGD
-LADDERS = {"ours": None, "ours_sgd": ("Quantizer(bits=3)", "UniformStep(bits=1.0)", "UniformStep(bits=0.67)")}
+METRICS = {"ours": None, "ours_sgd": "sgd"}  # of NeverSlower: the default; the optimizer told
 LABELS = {
     "plain": "plain DDP",
     "fp16": "torch fp16 hook",
@@ -29,7 +28,7 @@ LABELS = {
     "powersgd2": "torch PowerSGD rank 2",
     "powersgd4": "torch PowerSGD rank 4",
     "ours": "ours, default",
-    "ours_sgd": "ours, ladder for SGD",
+    "ours_sgd": "ours, NeverSlower(metric='sgd')",
     "identity": "ours, Identity(), dense",
     "int8": "ours, 8 bits",
     "int4": "ours, 4 bits",

@@ -120,9 +120,9 @@ def test_residual_plus_gradient_overflows(exchange):
             torch.testing.assert_close(r["after"][kept], r["before"][kept], rtol=0, atol=1e-6)
 
 
-def scaler_skips(rank: int, world: int) -> tuple[list[float], torch.Tensor]:
-    ddp = DDP(make_model())
-    hook = tsq.attach(ddp, EF2)
+def scaler_skips(rank: int, world: int, policy: tsq.NeverSlower | None) -> tuple[list[float], torch.Tensor]:
+    ddp = DDP(make_model(), bucket_cap_mb=TINY)
+    hook = tsq.attach(ddp, EF2 if policy is None else None, policy=policy)
     optimizer, scaler = sgd(ddp), torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=4)
     scales = []
     for step in range(12):
@@ -138,8 +138,9 @@ def scaler_skips(rank: int, world: int) -> tuple[list[float], torch.Tensor]:
     return scales, flat(ddp)
 
 
-def test_grad_scaler_skips_the_same_step_on_every_rank():
-    results = run_ranks(scaler_skips, 2)
+@pytest.mark.parametrize("policy", [None, tsq.NeverSlower(min_gain=0.0)], ids=["fixed", "never_slower"])
+def test_grad_scaler_skips_the_same_step_on_every_rank(policy):
+    results = run_ranks(scaler_skips, 2, policy)
     assert results[0][0] == results[1][0] and results[0][0][5] < results[0][0][4] and results[0][0][3] > 1024
     assert torch.equal(results[0][1], results[1][1]) and results[0][1].isfinite().all()
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 import torch_smoothquant as tsq
-from torch_smoothquant.never_slower import LADDER, LONG_LADDER, phrase
+from torch_smoothquant.never_slower import LADDER, LONG_LADDER, SGD_LADDER, phrase
 
 FOUR = "ErrorFeedback(Quantizer(bits=4))"
 
@@ -15,6 +15,7 @@ FOUR = "ErrorFeedback(Quantizer(bits=4))"
 def test_levels():
     assert tsq.NeverSlower().levels(None) == list(LADDER) and LADDER[0] == FOUR
     assert tsq.NeverSlower(max_error=0.5).levels(None) == list(LONG_LADDER)
+    assert tsq.NeverSlower(metric="sgd").levels(None) == list(SGD_LADDER) and tsq.NeverSlower(metric="adam").levels(None) == list(LADDER)
     assert tsq.NeverSlower().levels(tsq.ErrorFeedback(tsq.Quantizer(8))) == ["ErrorFeedback(Quantizer(bits=8))"]
     assert tsq.NeverSlower("ErrorFeedback( Quantizer( bits=4 ) )").levels(None) == [FOUR]
     ladder = tsq.NeverSlower(ladder=[FOUR, tsq.ErrorFeedback(tsq.Sign())])
@@ -49,6 +50,8 @@ def test_levels_get_coarser():
     ({"ladder": [FOUR, 4]}, TypeError, r"ladder\[1\]: expected a spec"),
     ({"ladder": [FOUR, "Bidirectional(Quantizer(bits=4), Quantizer(bits=4))"]}, ValueError, "one direction"),
     ({"max_error": 0}, ValueError, "max_error: expected a positive"), ({"max_error": math.nan}, ValueError, "max_error"),
+    ({"metric": "adamw"}, ValueError, "metric: expected None, 'sgd' or 'adam'"),
+    ({"metric": "sgd", "ladder": [FOUR]}, ValueError, "metric: expected None beside a ladder"),
     ({"max_error": "small"}, ValueError, "max_error"), ({"min_gain": 1}, ValueError, "min_gain: expected"),
     ({"min_gain": -0.1}, ValueError, "min_gain"), ({"min_gain": True}, ValueError, "min_gain"),
 ])
