@@ -25,7 +25,8 @@ namespace HWY_NAMESPACE {
 #if TSQ_HWY_VECTORS
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr uint8_t kNegative = 0x80;  // of a byte with a magnitude from 1 to 16; 0: no magnitude
+constexpr size_t kUniformAhead = 512;  // elements to those that are fetched for sums; what is encoded gains nothing
+constexpr uint8_t kNegative = 0x80;    // of a byte with a magnitude from 1 to 16; 0: no magnitude
 
 // Whether all that is compressed is finite in float32.
 HWY_INLINE bool UniformInputIsFinite(Form form, const float* HWY_RESTRICT x, const float* HWY_RESTRICT state,
@@ -276,6 +277,7 @@ void AddUniform(const UniformCodes& codes, float step, double scale, View acc) {
   const auto add = [&](auto* sums) {
     size_t at = 0;
     for (size_t i = 0; i < codes.numel; i += 64) {
+      for (size_t line = 0; line < 64; line += 16) hwy::Prefetch(sums + i + line + kUniformAhead);
       const uint64_t word = tsq::load<uint64_t>(codes.flags + i / 8);
       if (word != 0) AddValues(word, &at, std::min<size_t>(64, codes.numel - i), values, step, scale, sums + i);
     }
