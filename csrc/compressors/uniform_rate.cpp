@@ -200,7 +200,7 @@ class Search {
       const size_t n = std::min(part.numel, (part.numel / (kChunk * rough) + 1) * kChunk);
       const ConstView values{sample_.values.data() + part.begin, DType::kFloat32, n};
       kernels::quantize_uniform(grid_, kernels::Form::kPlain, values, nullptr, 0, *codes);
-      bits += segment_bits(kernels::scalar::count_uniform(*codes), codes->nonzeros, n, part.of);
+      bits += segment_bits(kernels::count_uniform(*codes), codes->nonzeros, n, part.of);
     }
     if (rough == 1) known_.emplace_back(candidate, static_cast<double>(bits));
     return static_cast<double>(bits);

@@ -138,7 +138,7 @@ RansTable make_rans_table(const uint32_t* counts) {
 size_t write_segment(const UniformCodes& codes, uint8_t* out) {
   if (codes.nonzeros == 0) return 0;
   const size_t lanes = kernels::rans_lanes(codes.numel);
-  const kernels::UniformCounts counts = kernels::scalar::count_uniform(codes);
+  const kernels::UniformCounts counts = kernels::count_uniform(codes);
   const RansTable flags = make_rans_table(counts.flags), magnitudes = make_rans_table(counts.magnitudes);
   uint32_t states[kernels::kRansLanes];
   for (size_t l = 0; l < lanes; ++l) states[l] = kernels::kRansLow | load<uint16_t>(codes.signs + 2 * l);
