@@ -79,20 +79,29 @@ KeyOf<S> largest_key(Selection<S>& s, size_t target, size_t* ties) {
   return largest_key(s.near.data(), near, target - larger, ties);
 }
 
+/// Keeps the candidates for which keep(key) is true, in order.
+template <class S, class Keep>
+void compact(Selection<S>& s, const Keep& keep) {
+  uint32_t* const index = s.index.data();
+  S* const value = s.value.data();
+  size_t kept = 0;
+  for (size_t j = 0; j < s.count; ++j) {
+    const S v = value[j];
+    index[kept] = index[j];
+    value[kept] = v;
+    kept += keep(key_of(v));
+  }
+  s.count = kept;
+}
+
 /// Keeps the `target` largest of the candidates, in order; returns the smallest key among them. count > target > 0.
 template <class S>
 KeyOf<S> trim(Selection<S>& s, size_t target) {
-  size_t ties = 0, kept = 0;
+  size_t ties = 0;
   const KeyOf<S> smallest = largest_key(s, target, &ties);
-  for (size_t j = 0; j < s.count; ++j) {
-    const KeyOf<S> key = key_of(s.value[j]);
-    const bool tie = (key == smallest) & (ties > 0);
-    ties -= tie;
-    s.index[kept] = s.index[j];
-    s.value[kept] = s.value[j];
-    kept += (key > smallest) | tie;
-  }
-  s.count = kept;
+  compact(s, [=](KeyOf<S> key) { return key >= smallest; });
+  if (s.count > target)  // few vectors have so many ties
+    compact(s, [&](KeyOf<S> key) { return key > smallest || (ties > 0 && ties-- > 0); });
   return smallest;
 }
 

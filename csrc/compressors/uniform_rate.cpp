@@ -73,7 +73,7 @@ uint64_t segment_bits(const UniformCounts& counts, uint64_t nonzeros, uint64_t n
   const uint64_t escapes = uint64_t{16} * counts.magnitudes[15], signs = nonzeros * m / n;
   const uint64_t lanes = kernels::rans_lanes(m);
   const uint64_t more_signs = signs > 16 * lanes ? signs - 16 * lanes : 0;
-  const uint64_t fixed = kLength + 32 + 12 * (used - 2) + 24 * lanes;  // a state's words begin inside it
+  const uint64_t fixed = kLength + 32 + 12 * (used - 2) + 20 * lanes;  // a state's words begin inside it
   const uint64_t bias = ((used - 2) * 47 * (m - n) << 10) / n;         // Miller and Madow: 1 / (2 ln 2) = 47 / 65
   return (symbols + (escapes << 16)) * m / n + bias + ((more_signs + fixed) << 16);
 }
@@ -200,7 +200,7 @@ class Search {
       const size_t n = std::min(part.numel, (part.numel / (kChunk * rough) + 1) * kChunk);
       const ConstView values{sample_.values.data() + part.begin, DType::kFloat32, n};
       kernels::quantize_uniform(grid_, kernels::Form::kPlain, values, nullptr, 0, *codes);
-      bits += segment_bits(kernels::scalar::count_uniform(*codes), codes->nonzeros, n, part.of);
+      bits += segment_bits(kernels::count_uniform(*codes), codes->nonzeros, n, part.of);
     }
     if (rough == 1) known_.emplace_back(candidate, static_cast<double>(bits));
     return static_cast<double>(bits);

@@ -78,6 +78,40 @@ RansTable unpack(const uint8_t* in, uint32_t used, size_t* index) {
   return table;
 }
 
+constexpr size_t kStateBits = 20;                               // of a state in the string of states, at least
+constexpr size_t kStringRoom = 35 * kernels::kRansLanes / 8 + 8;  // eight bytes may be loaded and stored at every bit
+
+/// The string of states: of each, e = floor(log2) - 16 in 4 bits and its lowest 16 + e bits. Returns its bytes.
+size_t put_states(const uint32_t* states, size_t lanes, uint8_t* out) {
+  uint8_t string[kStringRoom] = {};
+  size_t bit = 0;
+  for (size_t l = 0; l < lanes; ++l) {
+    const auto e = static_cast<uint32_t>(std::bit_width(states[l])) - 17;
+    const uint64_t low = states[l] ^ 1u << (16 + e), entry = e | low << 4;
+    store<uint64_t>(string + bit / 8, load<uint64_t>(string + bit / 8) | entry << (bit % 8));
+    bit += kStateBits + e;
+  }
+  std::memcpy(out, string, (bit + 7) / 8);
+  return (bit + 7) / 8;
+}
+
+/// The inverse; throws unless the string is there and its padding is 0.
+size_t get_states(Bytes in, uint32_t* states, size_t lanes) {
+  uint8_t string[kStringRoom] = {};
+  std::memcpy(string, in.data(), std::min(in.size(), kStringRoom - 8));
+  size_t bit = 0;
+  for (size_t l = 0; l < lanes; ++l) {
+    const uint64_t entry = load<uint64_t>(string + bit / 8) >> (bit % 8);
+    const uint32_t e = entry & 15, top = 1u << (16 + e);
+    states[l] = top | (static_cast<uint32_t>(entry >> 4) & (top - 1));
+    bit += kStateBits + e;
+  }
+  const size_t bytes = (bit + 7) / 8;
+  if (in.size() < bytes) throw_wire("payload", concat(bytes, " bytes of states"), in.size());
+  if (bit % 8 != 0 && string[bit / 8] >> (bit % 8) != 0) throw_wire("payload", "padding of 0", "another");
+  return bytes;
+}
+
 /// Signs that do not fit into the states, in bytes.
 size_t sign_bytes(size_t nonzeros, size_t lanes) { return nonzeros > 16 * lanes ? (nonzeros - 16 * lanes + 7) / 8 : 0; }
 
@@ -104,7 +138,7 @@ RansTable make_rans_table(const uint32_t* counts) {
 size_t write_segment(const UniformCodes& codes, uint8_t* out) {
   if (codes.nonzeros == 0) return 0;
   const size_t lanes = kernels::rans_lanes(codes.numel);
-  const kernels::UniformCounts counts = kernels::scalar::count_uniform(codes);
+  const kernels::UniformCounts counts = kernels::count_uniform(codes);
   const RansTable flags = make_rans_table(counts.flags), magnitudes = make_rans_table(counts.magnitudes);
   uint32_t states[kernels::kRansLanes];
   for (size_t l = 0; l < lanes; ++l) states[l] = kernels::kRansLow | load<uint16_t>(codes.signs + 2 * l);
@@ -122,7 +156,7 @@ size_t write_segment(const UniformCodes& codes, uint8_t* out) {
     std::memcpy(p, from, bytes);
     p += bytes;
   };
-  append(states, 4 * lanes);
+  p += put_states(states, lanes, p);
   append(first, 2 * static_cast<size_t>(end - first));
   append(codes.signs + 2 * lanes, sign_bytes(codes.nonzeros, lanes));
   append(codes.escaped, 2 * codes.escapes);
@@ -160,19 +194,16 @@ void read_segment(Bytes in, const uint8_t* limit, size_t n, UniformCodes& codes)
   const uint32_t used_flags = load<uint16_t>(in.data()), used_magnitudes = load<uint16_t>(in.data() + 2);
   if (used_flags == 0 || used_magnitudes == 0) throw_wire("payload", "masks of used symbols above 0", 0);
   const size_t tables = packed_bytes(used_flags, used_magnitudes);
-  if (in.size() < 4 + tables + 4 * lanes)
-    throw_wire("payload", concat(4 + tables + 4 * lanes, " bytes of tables and states"), in.size());
+  if (in.size() < 4 + tables) throw_wire("payload", concat(4 + tables, " bytes of tables"), in.size());
   size_t index = 0;
   const RansTable flags = unpack(in.data() + 4, used_flags, &index);
   const RansTable magnitudes = unpack(in.data() + 4, used_magnitudes, &index);
   if (index % 2 != 0 && in[4 + tables - 1] >> 4 != 0) throw_wire("payload", "padding of 0", "another");
   uint32_t states[kernels::kRansLanes];
-  std::memcpy(states, in.data() + 4 + tables, 4 * lanes);
-  for (size_t l = 0; l < lanes; ++l)
-    if (states[l] < kernels::kRansLow) throw_wire("payload", "states of at least 65536", states[l]);
+  const size_t at = 4 + tables + get_states(in.subspan(4 + tables), states, lanes);
 
   const uint8_t* const end = in.data() + in.size();
-  const uint8_t* p = kernels::decode_rans(flags, magnitudes, states, in.data() + 4 + tables + 4 * lanes, limit, codes);
+  const uint8_t* p = kernels::decode_rans(flags, magnitudes, states, in.data() + at, limit, codes);
   if (p == nullptr || p > end) throw_wire("payload", "all words of a segment", "fewer");
   if (n % 8 != 0 && codes.flags[n / 8] >> (n % 8) != 0) throw_wire("payload", "no flag without an element", "one");
   p = read_signs(states, lanes, p, end, codes);

@@ -12,11 +12,11 @@ kernels::RansTable make_rans_table(const uint32_t* counts);
 
 /// Hard maximum of a segment's bytes, n <= kUniformSegment; its entry in the table of lengths not included. A symbol
 /// costs at most 4 bits of entropy, log2(3/2) since its frequency is at least 2/3 of its share, and log2(17/16) since
-/// states are at least 16 times the frequency; a lane's words hold that, and one bit more.
+/// states are at least 16 times the frequency; a lane's words and state hold that, and 21 bits more.
 constexpr size_t max_segment_bytes(size_t n) {
   const size_t lanes = kernels::rans_lanes(n), symbols = (n + 3) / 4 + n;
-  const size_t tables = 4 + 45, words = symbols * 75 / 128 + lanes / 8 + 2;
-  return n == 0 ? 0 : tables + 4 * lanes + words + (n + 7) / 8 + 2 * n;
+  const size_t tables = 4 + 45, words_and_states = symbols * 75 / 128 + 21 * lanes / 8 + 3;
+  return n == 0 ? 0 : tables + words_and_states + (n + 7) / 8 + 2 * n;
 }
 
 /// Writes at most max_segment_bytes(codes.numel) bytes; returns how many, 0 if all integers are 0. The streams must

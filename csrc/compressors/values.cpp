@@ -1,5 +1,8 @@
 #include "compressors/values.h"
 
+#include <cstring>
+#include <type_traits>
+
 #include "common/error.h"
 
 namespace tsq {
@@ -70,9 +73,13 @@ void Values::write(S* values, size_t count, const EncodeKey& key, DType dtype, u
   if (!quantizer_)
     return with_element(dtype_.value_or(dtype), [&](auto element) {
       using E = decltype(element);
-      for (size_t j = 0; j < count; ++j) {
-        store_saturated<E>(out, j, values[j]);
-        values[j] = static_cast<S>(E::load(out, j));
+      if constexpr (std::is_same_v<E, Element<std::is_same_v<S, float> ? DType::kFloat32 : DType::kFloat64>>) {
+        std::memcpy(out, values, count * sizeof(S));  // finite ones are what they are
+      } else {
+        for (size_t j = 0; j < count; ++j) {
+          store_saturated<E>(out, j, values[j]);
+          values[j] = static_cast<S>(E::load(out, j));
+        }
       }
     });
   thread_local std::vector<float> narrow;  // reused: as large as the largest section's

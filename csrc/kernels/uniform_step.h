@@ -55,6 +55,9 @@ struct RansTable {
 /// element of what is compressed is not finite in float32.
 bool quantize_uniform(const UniformGrid& grid, Form form, ConstView x, void* state, uint64_t offset, UniformCodes& out);
 
+/// Counts the flags of all groups, and the magnitudes.
+UniformCounts count_uniform(const UniformCodes& codes);
+
 /// Encodes flags and magnitudes with the states given (rans_lanes(numel) of them), which change; writes words backward
 /// from `end`, and may overwrite 8 before the first. Every symbol that occurs has a frequency above 0. Returns the
 /// first word; there are at most groups() + nonzeros.
@@ -71,7 +74,7 @@ const uint8_t* decode_rans(const RansTable& flags, const RansTable& magnitudes, 
 void add_uniform(const UniformCodes& codes, float step, double scale, View acc);
 
 namespace scalar {
-UniformCounts count_uniform(const UniformCodes& codes);  ///< there is no other
+UniformCounts count_uniform(const UniformCodes& codes);
 bool quantize_uniform(const UniformGrid& grid, Form form, ConstView x, void* state, uint64_t offset, UniformCodes& out);
 uint16_t* encode_rans(const UniformCodes& codes, const RansTable& flags, const RansTable& magnitudes, uint32_t* states,
                       uint16_t* end);

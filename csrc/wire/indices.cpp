@@ -34,12 +34,38 @@ size_t body_bytes(uint16_t head, size_t u) {
   return head ? bytes_of(elias_fano_bits(u, head)) : 0;
 }
 
-void or_bits(uint8_t* buffer, size_t bit, uint64_t value) {  // value has at most 57 bits
-  uint8_t* p = buffer + bit / 8;
-  store<uint64_t>(p, load<uint64_t>(p) | value << (bit % 8));
-}
-
 uint64_t bits_at(const uint8_t* buffer, size_t bit) { return load<uint64_t>(buffer + bit / 8) >> (bit % 8); }
+
+/// Writes a body into `buffer`, which is 0. Bits are collected in a word: read and written back one by one in memory,
+/// each would wait for the one before.
+void encode_elias_fano(std::span<const uint32_t> indices, uint32_t base, size_t u, uint8_t* buffer) {
+  const unsigned l = low_bits(u, indices.size());
+  const uint64_t mask = (uint64_t{1} << l) - 1;
+  const auto flush = [&](size_t index, uint64_t word) { store<uint64_t>(buffer + 8 * index, word); };
+  uint64_t word = 0;
+  size_t at = 0;
+  unsigned used = 0;
+  for (const uint32_t index : indices) {
+    const uint64_t low = (index - base) & mask;
+    word |= low << used;
+    used += l;
+    if (used < 64) continue;
+    flush(at++, word);
+    used -= 64;
+    word = low >> (l - used);
+  }
+  size_t bit = indices.size() * l;  // of the next in unary, if its bucket is the first
+  for (const uint32_t index : indices) {
+    const size_t place = bit++ + ((index - base) >> l);
+    if (place / 64 != at) {
+      flush(at, word);
+      at = place / 64;
+      word = 0;
+    }
+    word |= uint64_t{1} << (place % 64);
+  }
+  flush(at, word);
+}
 
 /// Codes one non-empty segment to `out`; returns its head.
 uint16_t encode_body(std::span<const uint32_t> indices, uint32_t base, size_t u, uint8_t* out, size_t* bytes) {
@@ -53,14 +79,7 @@ uint16_t encode_body(std::span<const uint32_t> indices, uint32_t base, size_t u,
   if (bitmap) {
     for (const uint32_t index : indices) buffer[(index - base) / 8] |= static_cast<uint8_t>(1u << ((index - base) % 8));
   } else {
-    const unsigned l = low_bits(u, count);
-    const uint32_t mask = (1u << l) - 1;
-    const size_t high = count * l;
-    for (size_t j = 0; j < count; ++j) {
-      const uint32_t position = indices[j] - base;
-      or_bits(buffer, j * l, position & mask);
-      or_bits(buffer, high + (position >> l) + j, 1);
-    }
+    encode_elias_fano(indices, base, u, buffer);
   }
   std::memcpy(out, buffer, *bytes);
   return head;
@@ -128,7 +147,9 @@ size_t encode_indices(std::span<const uint32_t> indices, uint64_t n, uint8_t* ou
   for (uint64_t s = 0; s < segments; ++s) {
     const uint64_t end = std::min(n, (s + 1) * kSegment);
     const size_t first = j;
-    while (j < indices.size() && indices[j] < end) ++j;
+    const auto from = indices.begin() + static_cast<ptrdiff_t>(first);
+    const auto most = static_cast<ptrdiff_t>(std::min(kSegment, indices.size() - first));
+    j += static_cast<size_t>(std::lower_bound(from, from + most, end) - from);
     uint16_t head = 0;
     if (j > first) {
       size_t bytes = 0;

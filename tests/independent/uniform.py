@@ -42,6 +42,24 @@ def read_tables(reader: Reader) -> tuple[Table, Table]:
     return table(flags, sent[:len(flags) - 1]), table(magnitudes, sent[len(flags) - 1:])
 
 
+def read_states(reader: Reader, lanes: int) -> list[int]:
+    """A state's exponent says how many bits follow: the string is taken byte by byte."""
+    string, have, states = 0, 0, []
+    for _ in range(lanes):
+        for need in (4, None):
+            width = need or 16 + states[-1]
+            while have < width:
+                string |= reader.take(1)[0] << have
+                have += 8
+            field, string, have = string % (1 << width), string >> width, have - width
+            if need:
+                states.append(field)
+            else:
+                states[-1] = (1 << width) + field
+    require(string == 0, "bits behind the states")
+    return states
+
+
 def symbols(reader: Reader, states: list[int], count: int, t: Table) -> list[int]:
     out, lanes = [], len(states)
     for i in range(count):
@@ -69,8 +87,7 @@ def segment(data: bytes, m: int) -> list[int]:
     reader = Reader(data)
     flags, magnitudes = read_tables(reader)
     lanes = 32 if m >= 8192 else 4
-    states = list(struct.unpack(f"<{lanes}I", reader.take(4 * lanes)))
-    require(min(states) >= ONE, "a state below 65536")
+    states = read_states(reader, lanes)
     used = [symbol >> k & 1 for symbol in symbols(reader, states, ceil(m, 4), flags) for k in range(4)]
     require(not any(used[m:]), "a flag that belongs to no element")
     places = [i for i, flag in enumerate(used) if flag]

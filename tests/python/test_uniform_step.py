@@ -117,7 +117,7 @@ def test_the_documents_example():
     x = torch.tensor([1.0, 0.0, 0.0, 0.0, -2.0, 20.0])
     payload = reference.uniform_step.encode(x, 1.0)
     assert payload.tolist() == list(bytes.fromhex(
-        "0000803F 1B000000 0A000380 0068555505 38E50500 660D0600 BB0A0300 00000100 1400"))
+        "0000803F 16000000 0A000380 0068555505 82539E983518BB0A010000 1400"))
     assert tsq.encode(tsq.UniformStep(step=1, rounding="nearest"), x)[56:].tolist() == payload.tolist()
     assert reference.uniform_step.decode(payload, 6).tolist() == x.tolist()
 

@@ -78,7 +78,7 @@ def _segment_bits(q: Tensor, of: int) -> int:
     used = sum(c > 0 for row in counts for c in row) - 2
     coded = _entropy(counts[0]) + _entropy(counts[1]) + (16 * len(escapes) << 16)
     more_signs = max(len(symbols) * of // q.numel() - 16 * lanes(of), 0)
-    fixed = 64 + 12 * used + 24 * lanes(of)
+    fixed = 64 + 12 * used + 20 * lanes(of)
     bias = (used * 47 * (of - q.numel()) << 10) // q.numel()
     return coded * of // q.numel() + bias + (more_signs + fixed << 16)
 
@@ -167,6 +167,15 @@ def _pack(tables: tuple[list[int], list[int]]) -> bytes:
     return struct.pack("<HH", *(sum(1 << s for s in u) for u in used)) + packed
 
 
+def _pack_states(states: list[int]) -> bytes:
+    string = bits = 0
+    for x in states:
+        e = x.bit_length() - 17
+        string |= (e | (x - (_LOW << e)) << 4) << bits
+        bits += 20 + e
+    return string.to_bytes(-(-bits // 8), "little")
+
+
 def encode_segment(q: Tensor) -> bytes:
     """The bytes of one segment, empty if all integers are 0."""
     flags, symbols, signs, escapes = streams(q)
@@ -186,7 +195,7 @@ def encode_segment(q: Tensor) -> bytes:
                 x >>= 16
             states[i % count] = (x // f[s] << 12) + x % f[s] + start[s]
     more = max(len(symbols) - 16 * count, 0)
-    return (_pack(tables) + struct.pack(f"<{count}I", *states) + struct.pack(f"<{len(words)}H", *reversed(words))
+    return (_pack(tables) + _pack_states(states) + struct.pack(f"<{len(words)}H", *reversed(words))
             + (all_signs >> 16 * count).to_bytes(-(-more // 8), "little") + struct.pack(f"<{len(escapes)}H", *escapes))
 
 
@@ -221,14 +230,31 @@ def _unpack(reader: _Reader) -> list[list[int]]:
     return tables
 
 
+def _unpack_states(reader: _Reader, count: int) -> list[int]:
+    string = bits = 0
+    states = []
+
+    def take(width: int) -> int:
+        nonlocal string, bits
+        while bits < width:
+            string, bits = string | reader.integer(1, "states") << bits, bits + 8
+        value, string, bits = string & (1 << width) - 1, string >> width, bits - width
+        return value
+
+    for _ in range(count):
+        e = take(4)
+        states.append(_LOW << e | take(16 + e))
+    check(string == 0, "payload", "padding of 0", string)
+    return states
+
+
 def decode_segment(data: bytes, numel: int) -> Tensor:
     """The integers of one segment: int64 [numel]. ValueError if illegal."""
     if not data:
         return torch.zeros(numel, dtype=torch.int64)
     reader, count = _Reader(data), lanes(numel)
     tables = _unpack(reader)
-    states = list(struct.unpack(f"<{count}I", reader.take(4 * count, "states")))
-    check(min(states) >= _LOW, "payload", "states of at least 65536", min(states))
+    states = _unpack_states(reader, count)
 
     def decoded(f: list[int], length: int) -> list[int]:
         slots = [s for s in range(16) for _ in range(f[s])]

@@ -26,21 +26,22 @@ namespace HWY_NAMESPACE {
 
 bool Quantize(const QuantizerParams& params, Form form, ConstView x, void* state, PhiloxKey key, uint64_t offset,
               uint8_t* out) {
-  const EncodeGroupFunction encode = params.bits == 4   ? ChooseEncodeGroup<4>(params.rounding, params.bits)
-                                     : params.bits == 8 ? ChooseEncodeGroup<8>(params.rounding, params.bits)
-                                                        : ChooseEncodeGroup<0>(params.rounding, params.bits);
+  const EncodeRunFunction encode = params.bits == 4   ? ChooseEncodeRun<4>(params.rounding, params.bits)
+                                   : params.bits == 8 ? ChooseEncodeRun<8>(params.rounding, params.bits)
+                                                      : ChooseEncodeRun<0>(params.rounding, params.bits);
   const auto state_at = [&](size_t i) {
     return state != nullptr ? static_cast<char*>(state) + i * size_of(state_dtype(x.dtype)) : nullptr;
   };
-  const size_t group = params.group(), group_bytes = quantizer_bytes(group, params);
+  const size_t run = RunLength(params, form), full = x.numel / params.group() * params.group();
   bool finite = true;
   size_t i = 0;
-  for (; x.numel - i >= group; i += group, out += group_bytes) {
-    const bool done = EncodeAnyType(form, x, state, i, group, [&](Form as, const float* values, float* changed) {
-      return encode({params, as, key}, values, changed, offset + i, out);
+  for (size_t count; i < full; i += count, out += quantizer_bytes(count, params)) {
+    count = std::min(run, full - i);
+    const bool done = EncodeAnyType(form, x, state, i, count, [&](Form as, const float* values, float* changed) {
+      return encode({params, as, key, 2 * run}, values, changed, count, offset + i, out);
     });
     if (done) continue;
-    finite = scalar::quantize(params, form, x.slice(i, group), state_at(i), key, offset + i, out) && finite;
+    finite = scalar::quantize(params, form, x.slice(i, count), state_at(i), key, offset + i, out) && finite;
   }
   if (i == x.numel) return finite;
   return scalar::quantize(params, form, x.slice(i, x.numel - i), state_at(i), key, offset + i, out) && finite;

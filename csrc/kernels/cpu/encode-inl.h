@@ -1,7 +1,8 @@
 // Encoding of full groups from float32. Included once per target.
 //
-// A group goes through L1 once: LoadGroup computes the quantity to compress and the largest magnitudes, BlockParams
-// what is the same for a block, EmitTile codes, packs and updates the state.
+// A run of groups goes through L1 once: LoadRun computes the quantity to compress and the largest magnitudes, RunParams
+// what is the same for a block, EmitTile codes, packs and updates the state. Each of them does so for all blocks of the
+// run before the next begins: one block alone would wait for its sums, divisions and roots.
 #if defined(TSQ_KERNELS_CPU_ENCODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TSQ_KERNELS_CPU_ENCODE_INL_H_
 #undef TSQ_KERNELS_CPU_ENCODE_INL_H_
@@ -31,8 +32,14 @@ enum class Map : uint8_t {
   kFit,    // v = x * inverse * gain + shift, k = rint(v); its zero-centred blocks are also those of kRound with u = 0
 };
 
-// What EmitTile needs to know about the blocks of a tile: entry 0 if the tile lies in one block, else one entry per
-// block.
+// Elements of a run. Where each costs little beside its memory, and for `fit` with its many sums, two blocks; where a
+// state is stored and nothing but dithers is computed, one: its lines would come in bursts else.
+constexpr size_t RunLength(const QuantizerParams& params, Form form) {
+  const size_t length = params.rounding == Rounding::kFit || form == Form::kPlain ? 2 * kTile : kTile;
+  return params.block < kTile ? kTile : HWY_MAX(params.block, length);
+}
+
+// What EmitTile needs to know about the blocks of a run, an entry for each.
 struct TileParams {
   float inverse[8];
   float gain[8], shift[8];    // Map::kFit only
@@ -45,25 +52,25 @@ struct EncodeJob {
   QuantizerParams params;
   Form form;
   PhiloxKey key;
+  size_t ahead;  // elements from those that are computed to those that are fetched
 };
 
-constexpr size_t kPrefetchAhead = 512;  // elements: 2 KiB of float32
-
-// d = the quantity to compress. Writes the largest magnitude of each block; returns the largest of the group.
-HWY_INLINE uint32_t LoadGroup(const EncodeJob& job, const float* HWY_RESTRICT x, const float* HWY_RESTRICT state,
-                              float* HWY_RESTRICT quantity, uint32_t* HWY_RESTRICT magnitudes) {
+// d = the quantity to compress. Writes the largest magnitude of each block; returns the largest of the run. kPlain:
+// `quantity` is x and stays as it is.
+HWY_INLINE uint32_t LoadRun(const EncodeJob& job, const float* HWY_RESTRICT x, const float* HWY_RESTRICT state,
+                            size_t n, float* HWY_RESTRICT quantity, uint32_t* HWY_RESTRICT magnitudes) {
   const hn::CappedTag<float, 16> d;
   const hn::RebindToUnsigned<decltype(d)> du;
-  const size_t N = hn::Lanes(d), block = job.params.block, group = job.params.group();
+  const size_t N = hn::Lanes(d), block = job.params.block;
   const auto no_sign = hn::Set(du, ~kSignBit);
   uint32_t largest = 0;
-  for (size_t begin = 0; begin < group; begin += block) {
+  for (size_t begin = 0; begin < n; begin += block) {
     auto magnitude0 = hn::Zero(du), magnitude1 = hn::Zero(du);
     const auto take = [&](size_t i, auto& magnitude) HWY_ATTR {
       auto v = hn::LoadU(d, x + i);
       if (job.form == Form::kResidual) v = hn::Add(hn::LoadU(d, state + i), v);
       if (job.form == Form::kShifted) v = hn::Sub(v, hn::LoadU(d, state + i));
-      hn::Store(v, d, quantity + i);
+      if (job.form != Form::kPlain) hn::Store(v, d, quantity + i);
       magnitude = hn::Max(magnitude, hn::And(hn::BitCast(du, v), no_sign));
     };
     for (size_t i = begin; i < begin + block; i += 2 * N) {
@@ -78,19 +85,17 @@ HWY_INLINE uint32_t LoadGroup(const EncodeJob& job, const float* HWY_RESTRICT x,
 }
 
 // Fills entry j of `tile` for a block of quantities with largest magnitude `magnitude`; returns the scale as on the
-// wire.
+// wire. `fit`: kFit's choice, if the block is not empty.
 template <Map kMap>
-HWY_INLINE uint32_t BlockParams(const QuantizerParams& params, const float* quantity, uint32_t magnitude, size_t j,
-                                TileParams& tile) {
+HWY_INLINE uint32_t BlockParams(const QuantizerParams& params, const float* quantity, uint32_t magnitude,
+                                const Normalizer& norm, const BlockFit& fit, size_t j, TileParams& tile) {
   const int bits = params.bits;
   const bool empty = magnitude < tiny_bits(params);
-  const Normalizer norm = empty ? Normalizer{0.0f, 0.0f} : normalizer(params, magnitude);
   bool mid_rise = bits == 1;
   float scale = 0.0f;
   tile.gain[j] = 1.0f;
   tile.shift[j] = 0.0f;
   if (kMap == Map::kFit && !empty) {
-    const FitResult fit = FitBlock(params, quantity, magnitude, norm);
     mid_rise = fit.choice.mid_rise;
     scale = fit.choice.scale;
     tile.gain[j] = mid_rise ? fit.mid_rise_inverse : 1.0f;
@@ -112,6 +117,27 @@ HWY_INLINE uint32_t BlockParams(const QuantizerParams& params, const float* quan
   tile.base[j] = std::bit_cast<uint32_t>(tile.low[j]);
   const bool marked = kMap == Map::kFit && mid_rise && !empty;
   return std::bit_cast<uint32_t>(scale) | (marked ? kSignBit : 0u);
+}
+
+// Fills `tile` and the scales as on the wire for all blocks of a run.
+template <Map kMap>
+HWY_INLINE void RunParams(const EncodeJob& job, const float* x, const float* state, const float* quantity,
+                          const uint32_t* magnitudes, size_t blocks, TileParams& tile, uint32_t* scales) {
+  const QuantizerParams& params = job.params;
+  Normalizer norms[kRunBlocks];
+  BlockFit fits[kRunBlocks];
+  for (size_t j = 0; j < blocks; ++j) {
+    const bool empty = magnitudes[j] < tiny_bits(params);
+    norms[j] = empty ? Normalizer{0.0f, 0.0f} : normalizer(params, magnitudes[j]);
+  }
+  if (kMap == Map::kFit) {
+    const float* const other = job.form == Form::kPlain ? x : state;
+    FitBlocks(params, quantity, magnitudes, norms, blocks, x + job.ahead, other + job.ahead, fits);
+  }
+  for (size_t j = 0; j < blocks; ++j) {
+    const float* const block = quantity + j * params.block;
+    scales[j] = BlockParams<kMap>(params, block, magnitudes[j], norms[j], fits[j], j, tile);
+  }
 }
 
 // The dithers of rows 2j and 2j + 1 from word j.
@@ -147,24 +173,24 @@ HWY_INLINE V RoundToLevel(D d, const TileParams& tile, size_t j, V x, V dither) 
 }
 
 // Sum of base[row] << (row * bits) over a quad's rows: what packing bits(t) instead of codes adds to the quad.
-HWY_INLINE uint32_t QuadBase(const TileParams& tile, int bits, size_t row, int row_shift) {
+HWY_INLINE uint32_t QuadBase(const TileParams& tile, int bits, size_t row, size_t first, int row_shift) {
   uint32_t sum = 0;
-  for (size_t k = 4; k-- > 0;) sum = (bits < 32 ? sum << bits : 0) + tile.base[(row + k) >> row_shift];
+  for (size_t k = 4; k-- > 0;) sum = (bits < 32 ? sum << bits : 0) + tile.base[first + ((row + k) >> row_shift)];
   return sum;
 }
 
-// Codes 256 quantities, packs them and updates the state. kUniform: the tile lies in one block, all rows use entry 0 of
-// `tile`. `counter`: Philox counter of lane 0. `row_shift`: log2(rows per block), not used if kUniform.
-template <Map kMap, bool kDither, bool kUniform, int kBits>
-HWY_INLINE void EmitTile(const EncodeJob& job, const TileParams& tile, int row_shift, const float* HWY_RESTRICT x,
-                         const float* HWY_RESTRICT quantity, float* HWY_RESTRICT state, uint64_t counter,
-                         uint8_t* HWY_RESTRICT out) {
+// Codes 256 quantities, packs them and updates the state. kUniform: the tile lies in block `first`; else its first
+// block is 0 and has 2^row_shift rows. `counter`: Philox counter of lane 0. kFetch: what is ahead.
+template <Map kMap, bool kDither, bool kUniform, int kBits, bool kFetch>
+HWY_INLINE void EmitTile(const EncodeJob& job, const TileParams& tile, size_t first, int row_shift,
+                         const float* HWY_RESTRICT x, const float* quantity, float* HWY_RESTRICT state,
+                         uint64_t counter, uint8_t* HWY_RESTRICT out) {
   const hn::CappedTag<float, 16> d;
   const hn::RebindToUnsigned<decltype(d)> du;
   const size_t N = hn::Lanes(d);
   const int bits = kBits != 0 ? kBits : job.params.bits;
-  const auto base_low = hn::Set(du, QuadBase(tile, bits, 0, kUniform ? 3 : row_shift));
-  const auto base_high = hn::Set(du, QuadBase(tile, bits, 4, kUniform ? 3 : row_shift));
+  const auto base_low = hn::Set(du, QuadBase(tile, bits, 0, first, kUniform ? 3 : row_shift));
+  const auto base_high = hn::Set(du, QuadBase(tile, bits, 4, first, kUniform ? 3 : row_shift));
   TileWriter writer(bits, out);
   constexpr size_t kAtOnce = PhiloxVectors();
   PhiloxWords<hn::Vec<decltype(du)>> some_words[kAtOnce];
@@ -174,13 +200,13 @@ HWY_INLINE void EmitTile(const EncodeJob& job, const TileParams& tile, int row_s
     const auto& words = some_words[turn];
     // Appends `row` below the rows already in `quad`.
     const auto emit = [&](size_t row, auto dither, auto& quad) HWY_ATTR {
-      const size_t i = row * kLanes + lane, j = kUniform ? 0 : row >> row_shift;
-      hwy::Prefetch(x + i + kPrefetchAhead);
-      const auto v = hn::Load(d, quantity + i);
+      const size_t i = row * kLanes + lane, j = kUniform ? first : row >> row_shift;
+      if (kFetch) hwy::Prefetch(x + i + job.ahead);
+      const auto v = hn::LoadU(d, quantity + i);
       const auto t = RoundToLevel<kMap, kDither>(d, tile, j, v, dither);
       quad = hn::Add(ShiftLeftBits<kBits>(quad, bits), hn::BitCast(du, t));
       if (job.form == Form::kPlain) return;
-      hwy::Prefetch(state + i + kPrefetchAhead);
+      if (kFetch) hwy::Prefetch(state + i + job.ahead);
       auto value = hn::Sub(t, hn::Set(d, kRounder));
       if (kMap != Map::kRound) value = hn::Add(value, hn::Set(d, tile.offset[j]));
       value = hn::Mul(value, hn::Set(d, tile.scale[j]));
@@ -202,50 +228,55 @@ HWY_INLINE void EmitTile(const EncodeJob& job, const TileParams& tile, int row_s
   writer.Finish();
 }
 
-// Encodes one full group. Returns false, with nothing written to state or out, if a quantity is not finite or so large
-// (2^120) that the scale's limits matter.
+// Encodes n elements, at most a run of full groups. Returns false, with nothing written to state or out,
+// if a quantity is not finite or so large (2^120) that the scale's limits matter.
 template <Map kMap, bool kDither, int kBits>
-bool EncodeGroup(const EncodeJob& job, const float* x, float* state, uint64_t offset, uint8_t* out) {
-  HWY_ALIGN float quantity[kMaxBlock];
-  uint32_t magnitudes[kTile / 32];
-  if (LoadGroup(job, x, state, quantity, magnitudes) >= kHugeBits) return false;
+bool EncodeRun(const EncodeJob& job, const float* x, float* state, size_t n, uint64_t offset, uint8_t* out) {
+  HWY_ALIGN float buffer[kMaxBlock];
+  uint32_t magnitudes[kRunBlocks], scales[kRunBlocks];
+  if (LoadRun(job, x, state, n, buffer, magnitudes) >= kHugeBits) return false;
 
   const QuantizerParams& params = job.params;
-  const size_t blocks = params.block < kTile ? kTile / params.block : 1;
+  const float* const quantity = job.form == Form::kPlain ? x : buffer;
+  constexpr bool kFetch = kMap != Map::kFit;  // whose sums do it: so the lines come in no bursts
   TileParams tile;
-  for (size_t j = 0; j < blocks; ++j) {
-    write_scale(params, BlockParams<kMap>(params, quantity + j * params.block, magnitudes[j], j, tile), j, out);
-  }
-  out += params.scale_bytes() * blocks;
-  const size_t tile_bytes = kLanes * static_cast<size_t>(params.bits);
-  if (blocks > 1) {
+  RunParams<kMap>(job, x, state, quantity, magnitudes, n / params.block, tile, scales);
+  if (params.block < kTile) {
+    const size_t blocks = kTile / params.block;
+    for (size_t j = 0; j < blocks; ++j) write_scale(params, scales[j], j, out);
     const int row_shift = std::countr_zero(params.block) - 5;
-    EmitTile<kMap, kDither, false, kBits>(job, tile, row_shift, x, quantity, state, offset / kTile * kLanes, out);
+    EmitTile<kMap, kDither, false, kBits, kFetch>(job, tile, 0, row_shift, x, quantity, state, offset / kTile * kLanes,
+                                                  out + params.scale_bytes() * blocks);
     return true;
   }
-  const bool centred = kMap == Map::kFit && tile.offset[0] == 0.0f;
-  for (size_t i = 0; i < params.block; i += kTile, out += tile_bytes) {
+  const size_t tile_bytes = kLanes * static_cast<size_t>(params.bits);
+  for (size_t i = 0; i < n; i += kTile, out += tile_bytes) {
+    const size_t block = i / params.block;
+    if (i % params.block == 0) {
+      write_scale(params, scales[block], 0, out);
+      out += params.scale_bytes();
+    }
     const uint64_t counter = (offset + i) / kTile * kLanes;
     float* const part = state != nullptr ? state + i : nullptr;
-    if (centred) {
-      EmitTile<Map::kRound, false, true, kBits>(job, tile, 3, x + i, quantity + i, part, counter, out);
+    if (kMap == Map::kFit && tile.offset[block] == 0.0f) {
+      EmitTile<Map::kRound, false, true, kBits, false>(job, tile, block, 3, x + i, quantity + i, part, counter, out);
     } else {
-      EmitTile<kMap, kDither, true, kBits>(job, tile, 3, x + i, quantity + i, part, counter, out);
+      EmitTile<kMap, kDither, true, kBits, kFetch>(job, tile, block, 3, x + i, quantity + i, part, counter, out);
     }
   }
   return true;
 }
 
-using EncodeGroupFunction = bool (*)(const EncodeJob&, const float*, float*, uint64_t, uint8_t*);
+using EncodeRunFunction = bool (*)(const EncodeJob&, const float*, float*, size_t, uint64_t, uint8_t*);
 
 template <int kBits>
-EncodeGroupFunction ChooseEncodeGroup(Rounding rounding, int bits) {
-  if (rounding == Rounding::kFit) return EncodeGroup<Map::kFit, false, kBits>;
-  if (rounding == Rounding::kSign) return EncodeGroup<Map::kSign, false, kBits>;
+EncodeRunFunction ChooseEncodeRun(Rounding rounding, int bits) {
+  if (rounding == Rounding::kFit) return EncodeRun<Map::kFit, false, kBits>;
+  if (rounding == Rounding::kSign) return EncodeRun<Map::kSign, false, kBits>;
   if (rounding == Rounding::kNearest) {
-    return bits == 1 ? EncodeGroup<Map::kSign, false, kBits> : EncodeGroup<Map::kRound, false, kBits>;
+    return bits == 1 ? EncodeRun<Map::kSign, false, kBits> : EncodeRun<Map::kRound, false, kBits>;
   }
-  return bits == 1 ? EncodeGroup<Map::kSign, true, kBits> : EncodeGroup<Map::kRound, true, kBits>;
+  return bits == 1 ? EncodeRun<Map::kSign, true, kBits> : EncodeRun<Map::kRound, true, kBits>;
 }
 
 }  // namespace HWY_NAMESPACE

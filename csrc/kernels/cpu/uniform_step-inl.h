@@ -25,7 +25,8 @@ namespace HWY_NAMESPACE {
 #if TSQ_HWY_VECTORS
 namespace hn = hwy::HWY_NAMESPACE;
 
-constexpr uint8_t kNegative = 0x80;  // of a byte with a magnitude from 1 to 16; 0: no magnitude
+constexpr size_t kUniformAhead = 512;  // elements to those that are fetched for sums; what is encoded gains nothing
+constexpr uint8_t kNegative = 0x80;    // of a byte with a magnitude from 1 to 16; 0: no magnitude
 
 // Whether all that is compressed is finite in float32.
 HWY_INLINE bool UniformInputIsFinite(Form form, const float* HWY_RESTRICT x, const float* HWY_RESTRICT state,
@@ -276,12 +277,47 @@ void AddUniform(const UniformCodes& codes, float step, double scale, View acc) {
   const auto add = [&](auto* sums) {
     size_t at = 0;
     for (size_t i = 0; i < codes.numel; i += 64) {
+      for (size_t line = 0; line < 64; line += 16) hwy::Prefetch(sums + i + line + kUniformAhead);
       const uint64_t word = tsq::load<uint64_t>(codes.flags + i / 8);
       if (word != 0) AddValues(word, &at, std::min<size_t>(64, codes.numel - i), values, step, scale, sums + i);
     }
     AddEscapes(codes, step, scale, sums);
   };
   acc.dtype == DType::kFloat64 ? add(acc.as<double>()) : add(acc.as<float>());
+}
+
+// ---- Counts ---------------------------------------------------------------------------------------------------------
+
+// counts[s] += how many of n bytes below 16 are s.
+HWY_INLINE void CountSymbols(const uint8_t* HWY_RESTRICT symbols, size_t n, uint32_t* HWY_RESTRICT counts) {
+  const hn::CappedTag<uint8_t, 64> d;
+  const size_t N = hn::Lanes(d), whole = n / N * N;
+  size_t left = whole;
+  for (uint8_t s = 0; s < 16 && left != 0; ++s) {
+    const auto symbol = hn::Set(d, s);
+    size_t found = 0;
+    for (size_t i = 0; i < whole; i += N) found += hn::CountTrue(d, hn::Eq(hn::LoadU(d, symbols + i), symbol));
+    counts[s] += static_cast<uint32_t>(found);
+    left -= found;
+  }
+  for (size_t i = whole; i < n; ++i) ++counts[symbols[i]];
+}
+
+UniformCounts CountUniform(const UniformCodes& codes) {
+  constexpr size_t kPart = 4096;  // bytes that are read once for each symbol
+  UniformCounts counts{};
+  for (size_t i = 0; i < codes.nonzeros; i += kPart)
+    CountSymbols(codes.magnitudes + i, std::min(kPart, codes.nonzeros - i), counts.magnitudes);
+  const size_t pairs = codes.groups() / 2;
+  for (size_t i = 0; i < pairs; i += kPart / 2) {
+    HWY_ALIGN uint8_t groups[kPart];
+    const size_t count = std::min(kPart / 2, pairs - i);
+    for (size_t j = 0; j < count; ++j) groups[j] = codes.flags[i + j] & 15;
+    for (size_t j = 0; j < count; ++j) groups[count + j] = codes.flags[i + j] >> 4;
+    CountSymbols(groups, 2 * count, counts.flags);
+  }
+  if (codes.groups() % 2 != 0) ++counts.flags[codes.flags[pairs] & 15];
+  return counts;
 }
 
 // ---- The coder ------------------------------------------------------------------------------------------------------
@@ -315,6 +351,8 @@ const uint8_t* DecodeRans(const RansTable& flags, const RansTable& magnitudes, u
 }
 
 #else  // a target without vectors: the oracle
+
+UniformCounts CountUniform(const UniformCodes& codes) { return scalar::count_uniform(codes); }
 
 bool QuantizeUniform(const UniformGrid& grid, Form form, ConstView x, void* state, uint64_t offset, UniformCodes& out) {
   return scalar::quantize_uniform(grid, form, x, state, offset, out);

@@ -14,6 +14,7 @@ namespace tsq::kernels {
 namespace {
 
 HWY_EXPORT(QuantizeUniform);
+HWY_EXPORT(CountUniform);
 HWY_EXPORT(EncodeRans);
 HWY_EXPORT(DecodeRans);
 HWY_EXPORT(AddUniform);
@@ -24,6 +25,8 @@ bool quantize_uniform(const UniformGrid& grid, Form form, ConstView x, void* sta
                       UniformCodes& out) {
   return HWY_DYNAMIC_DISPATCH(QuantizeUniform)(grid, form, x, state, offset, out);
 }
+
+UniformCounts count_uniform(const UniformCodes& codes) { return HWY_DYNAMIC_DISPATCH(CountUniform)(codes); }
 
 uint16_t* encode_rans(const UniformCodes& codes, const RansTable& flags, const RansTable& magnitudes, uint32_t* states,
                       uint16_t* end) {

@@ -112,6 +112,39 @@ TEST(UniformStep, RejectsIllegalPayloads) {
     EXPECT_NE(error(Octets(good.begin(), good.begin() + static_cast<ptrdiff_t>(cut))), "") << cut;
 }
 
+/// The document's example: 85 bits of states in 11 bytes, from byte 17 on.
+TEST(UniformStep, ReadsStatesOfEveryLength) {
+  const UniformStep c({.bits = {}, .step = 1.0, .stochastic = false});
+  Vector x(DType::kFloat32, 6);
+  x.set(0, 1);
+  x.set(4, -2);
+  x.set(5, 20);
+  const Octets good = encoded(c, x);
+  ASSERT_EQ(good.size(), 30u);
+  const auto error = [&](Octets bytes) {
+    store<uint32_t>(&bytes[4], static_cast<uint32_t>(bytes.size() - 8));
+    return test::error_of<WireError>([&] { c.validate(bytes, 6, DType::kFloat32); });
+  };
+  EXPECT_EQ(error(good), "");
+  for (int bit = 5; bit < 8; ++bit) {
+    Octets bad = good;
+    bad[27] = static_cast<uint8_t>(bad[27] | 1u << bit);
+    EXPECT_TRUE(test::contains(error(bad), "padding of 0")) << bit;
+  }
+  for (size_t size = 17; size < 28; ++size)
+    EXPECT_TRUE(
+        test::contains(error(Octets(good.begin(), good.begin() + static_cast<ptrdiff_t>(size))), "bytes of states"))
+        << size;
+  Octets largest(good.begin(), good.begin() + 17);  // four states of 2^32 - 1: 4 bits of 15 and 31 of 1 each
+  largest.resize(35, 0xFF);
+  EXPECT_TRUE(test::contains(error(largest), "padding of 0"));
+  largest.back() = 0x0F;
+  EXPECT_NE(error(largest), "");
+  EXPECT_FALSE(test::contains(error(largest), "states, ") || test::contains(error(largest), "padding"));
+  largest.pop_back();
+  EXPECT_TRUE(test::contains(error(largest), "18 bytes of states"));
+}
+
 /// Bits that belong to no element, in a segment that is otherwise what the encoder writes.
 TEST(UniformStep, RejectsBitsWithoutAnElement) {
   const auto codes = std::make_unique<kernels::UniformCodes>(), read = std::make_unique<kernels::UniformCodes>();

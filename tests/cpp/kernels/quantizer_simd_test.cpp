@@ -1,6 +1,10 @@
 // Every SIMD target gives the oracle's bytes, states and sums.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
 #include "kernels/payload.h"
 #include "kernels/quantizer.h"
 
@@ -9,7 +13,7 @@ namespace {
 
 using test::Buffer;
 
-constexpr size_t kCounts[] = {0, 1, 31, 32, 33, 255, 256, 257, 511, 513, 4095, 4097};
+constexpr size_t kCounts[] = {0, 1, 31, 32, 33, 255, 256, 257, 511, 512, 513, 767, 769, 4095, 4097};
 constexpr uint32_t kBlocks[] = {32, 64, 128, 256, 512, 1024, 2048, 4096};
 constexpr DType kTypes[] = {DType::kFloat32, DType::kFloat64, DType::kFloat16, DType::kBFloat16};
 constexpr Form kForms[] = {Form::kPlain, Form::kResidual, Form::kShifted};
@@ -33,9 +37,9 @@ struct Expected {
 
 size_t skew(DType dtype, size_t n) { return n % 2 == 0 ? size_of(dtype) : 0; }
 
-Expected expect(const Case& c, uint64_t seed) {
+Expected expect(const Case& c, Buffer x, uint64_t seed) {
   Expected e;
-  e.x = test::gradient(c.dtype, c.n, skew(c.dtype, c.n), seed, c.specials);
+  e.x = std::move(x);
   const DType state_type = state_dtype(c.dtype);
   e.state_before = test::gradient(state_type, c.n, size_of(state_type), seed + 1);
   e.state = test::copy_of(e.state_before, size_of(state_type));
@@ -43,6 +47,10 @@ Expected expect(const Case& c, uint64_t seed) {
   e.finite =
       scalar::quantize(c.params, c.form, {e.x.data(), c.dtype, c.n}, e.state.data(), kKey, c.offset, e.payload.data());
   return e;
+}
+
+Expected expect(const Case& c, uint64_t seed) {
+  return expect(c, test::gradient(c.dtype, c.n, skew(c.dtype, c.n), seed, c.specials), seed);
 }
 
 void check_quantize(const Case& c, const Expected& e) {
@@ -123,6 +131,33 @@ TEST_P(SimdTest, EqualsOracleOnALongVector) {
       check({{GetParam(), block, rounding, 1.0f, seed % 2 == 1}, kForms[seed % 3], dtype, 100003, 0, false}, seed);
       ++seed;
       if (HasFailure()) return;
+    }
+  }
+}
+
+// Several blocks are encoded together: one that is hard, in each place, must leave the others as they are alone.
+TEST_P(SimdTest, EqualsOracleBesideAHardBlock) {
+  const size_t n = 1300;
+  uint64_t seed = 0;
+  for (const Rounding rounding : kRoundings) {
+    if (rounding == Rounding::kSign && GetParam() != 1) continue;
+    for (const uint32_t block : {32u, 256u, 512u}) {
+      for (const double hard : {double(INFINITY), double(NAN), 0x1p121, 0x1p-149, 0.0}) {
+        for (size_t at = 5; at < n; at += 256) {
+          const Case c{{GetParam(), block, rounding, 1.0f}, kForms[++seed % 3], DType::kFloat32, n, 0, false};
+          Buffer x = test::gradient(c.dtype, n, 4, seed);
+          const size_t begin = at / block * block, end = std::min<size_t>(n, begin + block);
+          for (size_t i = begin; i < end && hard < 1; ++i) test::store(c.dtype, x.data(), i, 0.0);
+          test::store(c.dtype, x.data(), at, hard);
+          const Expected e = expect(c, std::move(x), seed);
+          for (const char* target : test::targets()) {
+            const test::ForcedTarget forced(target);
+            SCOPED_TRACE(std::string(target) + " " + test::describe(c.params, n) + " at " + std::to_string(at));
+            check_quantize(c, e);
+          }
+          if (HasFailure()) return;
+        }
+      }
     }
   }
 }

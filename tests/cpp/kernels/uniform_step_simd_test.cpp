@@ -1,7 +1,9 @@
 // Uniform steps: every SIMD target gives the oracle's streams, states, words, sums and verdicts.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
+#include <random>
 
 #include "compressors/uniform_segment.h"
 #include "kernels/payload.h"
@@ -67,8 +69,9 @@ void check_add(const UniformCodes& codes, float step) {
 }
 
 void check_coder(const UniformCodes& codes) {
+  const UniformCounts counts = scalar::count_uniform(codes), same = count_uniform(codes);
+  EXPECT_TRUE(std::ranges::equal(same.flags, counts.flags) && std::ranges::equal(same.magnitudes, counts.magnitudes));
   if (codes.nonzeros == 0) return;
-  const UniformCounts counts = scalar::count_uniform(codes);
   const RansTable flags = make_rans_table(counts.flags), magnitudes = make_rans_table(counts.magnitudes);
   const size_t lanes = rans_lanes(codes.numel), room = codes.groups() + codes.nonzeros + 8;
   uint32_t states[kRansLanes], expected_states[kRansLanes];
@@ -119,6 +122,41 @@ TEST(UniformSimd, EqualsOracle) {
           }
         }
       }
+    }
+  }
+}
+
+/// Tables with holes, lone symbols and rare ones, and words that no encoder wrote.
+TEST(UniformSimd, DecodesAnyWordsByAnyTableAsTheOracle) {
+  std::mt19937 random(6);
+  for (int trial = 0; trial < 60; ++trial) {
+    UniformCounts counts{};
+    for (uint32_t* const row : {counts.flags, counts.magnitudes}) {
+      for (size_t s = 0; s < 16; ++s) row[s] = random() % 3 == 0 ? 1 + random() % (random() % 2 == 0 ? 9 : 20'000) : 0;
+      if (std::count(row, row + 16, 0u) == 16) row[random() % 16] = 1;
+    }
+    const RansTable flags = make_rans_table(counts.flags), magnitudes = make_rans_table(counts.magnitudes);
+    Octets words(trial % 4 == 0 ? 999 : 60'000);
+    for (uint8_t& byte : words) byte = static_cast<uint8_t>(random());
+    uint32_t before[kRansLanes];
+    for (uint32_t& x : before) x = std::max(static_cast<uint32_t>(random()), kRansLow);
+    const auto decode = [&](auto decoder, UniformCodes& codes, uint32_t* states) {
+      std::copy_n(before, kRansLanes, states);
+      codes.numel = trial % 2 == 0 ? 8192 : 9005;
+      return decoder(flags, magnitudes, states, words.data(), words.data() + words.size(), codes);
+    };
+    uint32_t states[kRansLanes], expected_states[kRansLanes];
+    const Codes expected = fresh(0);
+    const uint8_t* const stop = decode(scalar::decode_rans, *expected, expected_states);
+    for (const char* target : test::targets()) {
+      const test::ForcedTarget forced(target);
+      const Codes codes = fresh(0);
+      ASSERT_EQ(decode(decode_rans, *codes, states), stop) << target << ' ' << trial;
+      if (stop == nullptr) continue;
+      ASSERT_TRUE(std::equal(states, states + kRansLanes, expected_states)) << target << ' ' << trial;
+      ASSERT_EQ(codes->nonzeros, expected->nonzeros);
+      ASSERT_EQ(std::memcmp(codes->flags, expected->flags, (codes->numel + 7) / 8), 0) << target << ' ' << trial;
+      ASSERT_EQ(std::memcmp(codes->magnitudes, expected->magnitudes, codes->nonzeros), 0) << target << ' ' << trial;
     }
   }
 }
