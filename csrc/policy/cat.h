@@ -12,6 +12,10 @@
 
 namespace tsq {
 
+/// What a step is good for: the most guaranteed descent per cost of the step itself, or of a run that it is a part of,
+/// where what is not sent now has to be sent later. docs/cat.md.
+enum class Horizon : uint8_t { kStep, kRun };
+
 /// The choice of one step. A value: cost and price do not change during its life.
 class CatChooser final : public EntryChooser {
  public:
@@ -20,6 +24,7 @@ class CatChooser final : public EntryChooser {
     double share = 1;                            ///< of a message's cost c0: the vector is this part of the message
     std::optional<double> price = {};            ///< in squared gradient per unit of cost; none: the best ratio
     std::shared_ptr<const std::vector<double>> weights = {};  ///< none: all alike
+    Horizon horizon = Horizon::kStep;                         ///< where there is no price
   };
   explicit CatChooser(Config config) : config_(std::move(config)) {}
 
@@ -44,6 +49,10 @@ class CatChooser final : public EntryChooser {
   EntryCost cost_at(const EntryCode& code, double entries) const;
   /// What one more entry costs, in squared gradient.
   double price_of_entry(const EntryCost& cost) const;
+  /// Of one step: the ratio. Of a run: the price per unit of cost at which sending everything, which gains `gain`, is
+  /// just worth it.
+  template <class S>
+  Objective objective_of(const Profile<S>& profile, const EntryCost& cost, double gain) const;
 
   Config config_;
 };
@@ -57,6 +66,7 @@ class Cat {
         {};              ///< units of cost per step, all ranks and vectors together; none: the best ratio
     double speed = 0.5;  ///< how fast the price follows what was spent
     std::shared_ptr<const std::vector<double>> weights = {};
+    Horizon horizon = Horizon::kStep;
   };
   /// Throws ArgumentError unless there is a cost, a budget is positive and speed in (0, 1].
   explicit Cat(Config config);

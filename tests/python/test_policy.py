@@ -320,6 +320,7 @@ def test_state_goes_on_bit_for_bit():
 
 @pytest.mark.parametrize("scheme", ["TopK", "SparseSign"])
 def test_every_step_of_the_benchmark_keeps_its_promise(scheme):
+    pytest.importorskip("scipy")
     from benchmarks.cat.descent import Ridge, descend
     from benchmarks.mechanisms.problem import synthetic
 
@@ -334,6 +335,7 @@ def test_every_step_of_the_benchmark_keeps_its_promise(scheme):
 
 
 def test_the_benchmark_charges_what_was_sent():
+    pytest.importorskip("scipy")
     from benchmarks.cat.__main__ import charge
     from benchmarks.cat.descent import Sent
 

@@ -142,8 +142,8 @@ TEST(Cat, IndexBitsAreThoseOfTheIndexCodeAtTheChoice) {
   EXPECT_GT(entries, 100);
   EXPECT_LT(entries, 20000);
   // The ratio with real lengths is within 2 % of the best there is.
-  double unit = 0;
-  const std::vector<double> sorted = sorted_magnitudes(std::span<const float>(g), &unit);
+  Profile<float> profile{std::span<const float>(g)};
+  const std::span<const double> sorted = profile.sorted(0, profile.kBins);
   double sum = 0, best = 0, found = 0;
   for (size_t t = 1; t <= sorted.size(); ++t) {
     sum += sorted[t - 1] * sorted[t - 1];
