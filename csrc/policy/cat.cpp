@@ -114,23 +114,26 @@ std::span<const double> CatChooser::weights(uint64_t offset, uint64_t n) const {
   return std::span<const double>(*config_.weights).subspan(offset, n);
 }
 
+void check_weights(const std::string& name, const Weights& weights) {
+  if (!weights) return;
+  for (const double w : *weights)
+    if (!(std::isfinite(w) && w > 0)) throw ArgumentError(concat(name, ": expected finite numbers above 0, got ", w));
+}
+
 Cat::Cat(Config config) : config_(std::move(config)) {
   if (!config_.cost) throw ArgumentError("CAT: cost: expected a cost model, got none");
   if (config_.budget && !(std::isfinite(*config_.budget) && *config_.budget > 0))
     throw ArgumentError(concat("CAT: budget: expected a finite number above 0, got ", *config_.budget));
   if (!(config_.speed > 0 && config_.speed <= 1))
     throw ArgumentError(concat("CAT: speed: expected in (0, 1], got ", config_.speed));
-  if (config_.weights)
-    for (const double w : *config_.weights)
-      if (!(std::isfinite(w) && w > 0))
-        throw ArgumentError(concat("CAT: weights: expected finite numbers above 0, got ", w));
+  check_weights("CAT: weights", config_.weights);
 }
 
-CatChooser Cat::chooser(double share, double price) const {
+CatChooser Cat::chooser(double share, double price, const Weights& weights) const {
   CatChooser::Config config{.cost = config_.cost->fixed(config_.cost),
                             .share = share,
                             .price = {},
-                            .weights = config_.weights,
+                            .weights = weights ? weights : config_.weights,
                             .horizon = config_.horizon};
   if (config_.budget) config.price = price;
   return CatChooser(std::move(config));
@@ -144,7 +147,7 @@ double Cat::next_price(double price, double spent, double energy, double share) 
 }
 
 void Cat::observe(double bytes, double seconds) const {
-  if (auto* const measured = dynamic_cast<MeasuredCost*>(config_.cost.get())) measured->observe(bytes, seconds);
+  if (MeasuredCost* const cost = measured()) cost->observe(bytes, seconds);
 }
 
 }  // namespace tsq

@@ -76,14 +76,14 @@ TEST_P(TunerTest, EveryBucketIsASample) {
 }
 
 TEST(Tuner, ABudgetNeedsACostThatAllRanksKnow) {
-  EXPECT_THROW(Tuner(with(std::make_shared<MeasuredCost>(), 5.0), 1, 10), ArgumentError);
-  EXPECT_THROW(Tuner(with(std::make_shared<AffineCost>(1, 1, Unit::kBytes), 5.0), 1, 10), ArgumentError);
-  EXPECT_NO_THROW(Tuner(with(std::make_shared<PacketCost>(PacketCost::Config{}), 5.0), 1, 10));
-  EXPECT_EQ(Tuner(nullptr, 1, 10).chooser(5), nullptr);
+  EXPECT_THROW(Tuner(with(std::make_shared<MeasuredCost>(), 5.0), {10}), ArgumentError);
+  EXPECT_THROW(Tuner(with(std::make_shared<AffineCost>(1, 1, Unit::kBytes), 5.0), {10}), ArgumentError);
+  EXPECT_NO_THROW(Tuner(with(std::make_shared<PacketCost>(PacketCost::Config{}), 5.0), {10}));
+  EXPECT_EQ(Tuner(nullptr, {10}).chooser(0, 5), nullptr);
 }
 
 TEST(Tuner, PriceIsThatOfTheStepAndFollowsTheLossScale) {
-  Tuner tuner(with(std::make_shared<BitCost>(), 800.0), 2, 100);
+  Tuner tuner(with(std::make_shared<BitCost>(), 800.0), {50, 50});
   const float mean[] = {3, 4};
   const ConstView view{mean, DType::kFloat32, 2};
   const uint32_t first[] = {1}, second[] = {0};
