@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from . import _C
 
 VERSION = 2
 MODES = ("rank", "mean")
+MEASURED = ("samples", "weight", "mean_bytes", "mean_seconds", "variance", "covariance")
 PROGRESS = ("steps", "fresh", "up_rates", "down_rates")  # of a parameter, beside its state vectors
 
 
@@ -63,6 +65,27 @@ def load(core: _C.Hook, state_dict: Mapping[str, Any], identity: Mapping[str, An
     (core.load_state if mode == "rank" else core.load_whole_state)(vectors, progress)
     if running is not None:
         core.load_running_state((running["steps"], running["parameters"]))
+
+
+def measured(core: _C.Hook, mode: str) -> dict[str, float] | None:
+    """What the policy's ``MeasuredCost`` has learnt: of this rank, or (mode ``"mean"``, collective) of the samples of all; None without one."""
+    numbers = core.measured(mode == "mean")
+    return None if numbers is None else dict(zip(MEASURED, numbers, strict=True))
+
+
+def checked_measured(given: Any) -> list[float] | None:
+    """The same, as the compiled part takes it. Raises ValueError; None for a state that has none."""
+    if given is None:
+        return None
+    if not isinstance(given, Mapping) or set(given) != set(MEASURED):
+        raise ValueError(f"state_dict: measured: expected None or a mapping of {', '.join(MEASURED)}, got {given!r}")
+    for key, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or (key != "covariance" and value < 0):
+            raise ValueError(f"state_dict: measured: {key}: expected a finite number{'' if key == 'covariance' else ' of at least 0'}, got {value!r}")
+    if (given["samples"] > 0) != (given["weight"] > 0):
+        raise ValueError(f"state_dict: measured: weight: expected {'one above 0' if given['samples'] > 0 else '0'} of {given['samples']} samples, "
+                         f"got {given['weight']}")
+    return [float(given[key]) for key in MEASURED]
 
 
 def _kept(identity: Mapping[str, Any], mode: str) -> dict[str, Any]:

@@ -83,7 +83,8 @@ class Hook:
                 ``"mean"``: collective; the same on every rank, for any world size: workers' vectors are replaced by their mean over ranks,
                 which keeps what error feedback owes and what an estimate means.
         """
-        return {**checkpoint.save(self._core, mode, self._identity()), "loss_scale": self._loss_scale, "price": self._core.price()}
+        return {**checkpoint.save(self._core, mode, self._identity()), "loss_scale": self._loss_scale, "price": self._core.price(),
+                "measured": checkpoint.measured(self._core, mode)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restores :meth:`state_dict` of either mode, between steps; every rank must.
@@ -92,7 +93,10 @@ class Hook:
             ValueError: naming both sides, with nothing changed, if it is of another version, spec or model, or (mode ``"rank"``) of another
                 rank, world size or exchange.
         """
+        measured = checkpoint.checked_measured(state_dict.get("measured"))
         checkpoint.load(self._core, state_dict, self._identity())
+        if measured is not None:
+            self._core.set_measured(measured)
         self._loss_scale = state_dict["loss_scale"]
         self._core.set_price(state_dict.get("price", 0.0))
 
@@ -256,6 +260,7 @@ def prepare(
     coarser = [(level, down_text) for level in levels[1:]]
     ladders = [(*p, coarser if own is None else []) for p, own in zip(parameters, own_specs, strict=True)]
     resolved = policies.resolve(policy, [up_text, down_text, *(text for own in own_specs if own for text in own)])
+    weights = policies.weights_by_parameter(policy, parameters)
     config = {"spec": up_text, "down": down_text, "smoothness": repr(running), "exchange": exchange, "policy": resolved.text, "seed": seed,
               "world_size": world, "parameters": len(parameters), "exempt_parameters": exempted}
     group = _new_group(ddp.process_group, seconds)
@@ -263,7 +268,7 @@ def prepare(
     try:
         core = _C.Hook(ladders, group.group_name, exchange, seed, hold_unused, seconds,
                        fingerprint=f"spec {up_text} down {down_text} smoothness {running!r} policy {resolved.text}",
-                       smoothness=running.numbers() if running else None, policy=resolved.core,
+                       smoothness=running.numbers() if running else None, policy=resolved.core, weights=weights,
                        never_slower=chooses.limits() if chooses else None)
     except BaseException:
         _destroy_group(group)

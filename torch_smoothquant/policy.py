@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import torch
@@ -140,15 +141,21 @@ class CAT:
         budget: instead of the best ratio: entries are sent as far as they take off more than their price, and the price follows what all
             ranks' messages cost together, so that a step comes to ``budget`` units of cost.
         speed: how fast the price follows, in (0, 1].
-        smoothness: D with D >= L (the smoothness matrix): entries are ranked and chosen by g_j^2 / D_j. A 1-D tensor of numel positive
-            numbers, or what has a ``diagonal()`` that is one: a :class:`Diagonal`, of a :class:`Matrix` its ``majoriser()`` (its own
-            diagonal is no bound). For :class:`Sender`; not with :class:`SparseSign`.
+        smoothness: D with D >= L (the smoothness matrix): entries are ranked and chosen by g_j^2 / D_j. For :class:`Sender` a 1-D tensor of
+            numel positive numbers, or what has a ``diagonal()`` that is one: a :class:`Diagonal`, of a :class:`Matrix` its ``majoriser()``
+            (its own diagonal is no bound). For ``attach`` a mapping from parameter names or glob patterns, first match counts, to such
+            a D or one number for all of the parameter; parameters that are not named are ranked as ever, and with a budget each that is
+            chosen in has to be named. Ranks may differ in the numbers. Not with :class:`SparseSign`.
+        horizon: ``"step"``: the best ratio of the step itself, as published. ``"run"``: entries are sent as far as they gain more per cost
+            than sending everything would, since what is not sent now is sent later: more entries, fewer steps. Not for
+            :class:`StochasticSparsifier`, which owes nothing on average, nor where there is a budget. docs/cat.md compares the two.
     """
 
     cost: Cost
     budget: float | None = None
     speed: float = 0.5
     smoothness: Any = None
+    horizon: str = "step"
     _core: _C.Cat = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -157,8 +164,18 @@ class CAT:
         if self.budget is not None:
             _number(self.budget, "CAT: budget")
         _number(self.speed, "CAT: speed")
-        weights = None if self.smoothness is None else _weights(self.smoothness)
-        object.__setattr__(self, "_core", _C.Cat(self.cost._core, self.budget, self.speed, weights))
+        if not isinstance(self.horizon, str):
+            raise TypeError(f"CAT: horizon: expected 'step' or 'run', got {type(self.horizon).__name__}")
+        weights = None
+        if isinstance(self.smoothness, Mapping):
+            for pattern, value in self.smoothness.items():
+                if not isinstance(pattern, str):
+                    raise TypeError(f"CAT: smoothness: expected names of parameters or glob patterns, got {pattern!r}")
+                diagonal_of(value, f"CAT: smoothness[{pattern!r}]", number=True)
+        elif self.smoothness is not None:
+            diagonal = diagonal_of(self.smoothness, "CAT: smoothness")
+            weights = _weights(diagonal, float(diagonal.min()) if len(diagonal) else 1.0)
+        object.__setattr__(self, "_core", _C.Cat(self.cost._core, self.budget, self.speed, weights, self.horizon))
 
     def next_price(self, price: float, spent: float, energy: float, share: float = 1.0) -> float:
         """The price of the next step, for loops of one's own: set it as :attr:`Sender.price` of every sender.
@@ -200,14 +217,54 @@ def resolve(policy: Policy | None, specs: Sequence[str], *, numel: int | None = 
     if not any(_C.takes_chooser(spec) for spec in specs):
         raise ValueError(f"policy: CAT chooses the number of entries of TopK, SparseSign or StochasticSparsifier; there is none in "
                          f"{' or '.join(dict.fromkeys(specs))}")
-    if policy.smoothness is not None:
-        if numel is None:
-            raise ValueError("policy: CAT(smoothness=) is for a Sender: a hook's parameters would need one each")
-        if any(_contains(parse(spec), "SparseSign") for spec in specs):
-            raise ValueError("policy: CAT(smoothness=): expected no SparseSign: its receiver would need the smoothness too")
-        if (length := len(_weights(policy.smoothness))) != numel:
-            raise ValueError(f"policy: CAT(smoothness=): expected {numel} elements, as many as the gradient, got {length}")
+    if policy.smoothness is None:
+        return Resolved(policy._core, repr(policy))
+    if any(_contains(parse(spec), "SparseSign") for spec in specs):
+        raise ValueError("policy: CAT(smoothness=): expected no SparseSign: its receiver would need the smoothness too")
+    if numel is None:
+        if not isinstance(policy.smoothness, Mapping):
+            raise ValueError("policy: CAT(smoothness=): expected a mapping from names of parameters in a hook, got "
+                             f"{type(policy.smoothness).__name__}")
+        return Resolved(policy._core, repr(replace(policy, smoothness=dict.fromkeys(policy.smoothness, 1))))
+    if isinstance(policy.smoothness, Mapping):
+        raise ValueError("policy: CAT(smoothness=): expected one tensor: a Sender has no parameters")
+    if (length := len(diagonal_of(policy.smoothness, "CAT: smoothness"))) != numel:
+        raise ValueError(f"policy: CAT(smoothness=): expected {numel} elements, as many as the gradient, got {length}")
     return Resolved(policy._core, repr(policy))
+
+
+def weights_by_parameter(policy: Policy | None, parameters: Sequence[tuple[str, torch.Tensor, str, str]]) -> dict[str, torch.Tensor]:
+    """What a hook's CAT ranks by: |w_j g_j|, w_j = sqrt(least D / D_j), by parameter name. The least D is that of the parameter; with a
+    budget, which compares entries of all parameters, of all of them.
+
+    Args:
+        parameters: (name, parameter, up, down).
+    Raises:
+        ValueError: naming what is of another size, matches nothing or is missing.
+    """
+    if not isinstance(policy, CAT) or not isinstance(policy.smoothness, Mapping):
+        return {}
+    diagonals: dict[str, torch.Tensor] = {}
+    unused, missing = set(policy.smoothness), []
+    for name, parameter, up, down in parameters:
+        pattern = next((p for p in policy.smoothness if fnmatchcase(name, p)), None)
+        chosen = _C.takes_chooser(up) or _C.takes_chooser(down)
+        if pattern is None:
+            missing += [name] if chosen else []
+            continue
+        unused.discard(pattern)
+        value = diagonal_of(policy.smoothness[pattern], f"CAT: smoothness[{pattern!r}]", number=True)
+        if value.ndim and len(value) != parameter.numel():
+            raise ValueError(f"CAT: smoothness[{pattern!r}]: expected {parameter.numel()} elements, those of {name}, got {len(value)}")
+        if chosen and (value.ndim or policy.budget is not None):
+            diagonals[name] = value.expand(parameter.numel())
+    if unused:
+        raise ValueError(f"CAT: smoothness: expected patterns that match a parameter, got {sorted(unused)}")
+    if policy.budget is not None and missing:
+        raise ValueError(f"CAT: smoothness: expected all parameters that are chosen in, as there is a budget for all; not there: {missing[:5]}")
+    least = {name: float(d.min()) for name, d in diagonals.items() if len(d)}
+    common = min(least.values(), default=1.0)
+    return {name: _weights(d, common if policy.budget is not None else least.get(name, 1.0)) for name, d in diagonals.items()}
 
 
 def _contains(spec: Any, name: str) -> bool:
@@ -216,17 +273,25 @@ def _contains(spec: Any, name: str) -> bool:
     return isinstance(spec, Spec) and (type(spec).__name__ == name or any(_contains(v, name) for v in vars(spec).values()))
 
 
-def _weights(smoothness: Any) -> torch.Tensor:
-    """1 / sqrt(D), the largest of them 1: float64."""
-    diagonal = smoothness if isinstance(smoothness, torch.Tensor) else None
-    if diagonal is None and callable(getattr(smoothness, "diagonal", None)):
-        diagonal = smoothness.diagonal()
-    if not isinstance(diagonal, torch.Tensor) or diagonal.ndim != 1:
-        raise TypeError(f"CAT: smoothness: expected a 1-D tensor or what has a diagonal() that is one, got {type(smoothness).__name__}")
-    d = diagonal.detach().to(device="cpu", dtype=torch.float64)
+def diagonal_of(smoothness: Any, name: str, *, number: bool = False) -> torch.Tensor:
+    """D as float64: 1-D, or of no dimension if it is a ``number``, where one may be given."""
+    if number and isinstance(smoothness, (int, float)) and not isinstance(smoothness, bool):
+        smoothness = torch.tensor(float(smoothness), dtype=torch.float64)
+    elif not isinstance(smoothness, torch.Tensor) and callable(getattr(smoothness, "diagonal", None)):
+        smoothness = smoothness.diagonal()
+    if not isinstance(smoothness, torch.Tensor) or smoothness.ndim > 1 or (smoothness.ndim == 0 and not number):
+        what = "a 1-D tensor, what has a diagonal() that is one, or a number" if number else "a 1-D tensor or what has a diagonal() that is one"
+        got = f"a tensor of {smoothness.ndim} dimensions" if isinstance(smoothness, torch.Tensor) else type(smoothness).__name__
+        raise TypeError(f"{name}: expected {what}, got {got}")
+    d = smoothness.detach().to(device="cpu", dtype=torch.float64)
     if not bool(torch.all(torch.isfinite(d) & (d > 0))):
-        raise ValueError("CAT: smoothness: expected finite numbers above 0")
-    return (d.min() / d).sqrt().contiguous() if len(d) else d.contiguous()
+        raise ValueError(f"{name}: expected finite numbers above 0")
+    return d
+
+
+def _weights(diagonal: torch.Tensor, least: float) -> torch.Tensor:
+    """sqrt(least / D)."""
+    return (least / diagonal).sqrt().contiguous()
 
 
 def _number(value: Any, name: str) -> float:

@@ -8,36 +8,43 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
 
 import torch_smoothquant as tsq
 
 
 class Ridge:
-    """f(x) = mean_l log(1 + exp(-b_l <a_l, x>)) + (lam / 2) |x|^2 on all rows; d, L (largest eigenvalue) and optimum included."""
+    """f(x) = mean_l log(1 + exp(-b_l <a_l, x>)) + (lam / 2) |x|^2 on all rows; d, L (largest eigenvalue) and optimum included.
+
+    Equal rows are kept once, with the number of them as weight: w8a has 34780 different ones among 49749.
+    """
 
     def __init__(self, rows: np.ndarray, labels: np.ndarray, lam: float) -> None:
         self.d, self.lam = rows.shape[1], lam
-        dense = torch.from_numpy(rows * labels[:, None])
-        self.L = float(torch.linalg.eigvalsh(dense.T @ dense / (4 * len(rows)))[-1]) + lam
-        self.rows, self.columns = dense.to_sparse_csr(), dense.T.contiguous().to_sparse_csr()
-        self.best = self._optimum(dense)
+        bytes_of_rows = np.ascontiguousarray(rows * labels[:, None] + 0.0).view(np.dtype((np.void, 8 * self.d))).ravel()
+        kept, counts = np.unique(bytes_of_rows, return_counts=True)
+        self.dense, self.weights = kept.view(np.float64).reshape(-1, self.d), counts / len(rows)
+        self.rows, self.columns = sparse.csr_matrix(self.dense), sparse.csr_matrix(self.dense.T)
+        self.L = float(np.linalg.eigvalsh(self._curvature(self.weights / 4))[-1])
+        self.best = self._optimum()
 
-    def value(self, x: torch.Tensor) -> float:
-        return float(torch.nn.functional.softplus(-(self.rows @ x)).mean() + self.lam / 2 * x.square().sum())
+    def value(self, x: np.ndarray) -> float:
+        return self.value_and_gradient(x)[0]
 
-    def value_and_gradient(self, x: torch.Tensor) -> tuple[float, torch.Tensor]:
-        margins = self.rows @ x
-        weights = -torch.sigmoid(-margins) / len(margins)
-        value = torch.nn.functional.softplus(-margins).mean() + self.lam / 2 * x.square().sum()
-        return float(value), self.columns @ weights + self.lam * x
+    def value_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        margins = torch.from_numpy(self.rows @ x)
+        value = self.weights @ torch.nn.functional.softplus(-margins).numpy() + self.lam / 2 * (x @ x)
+        return float(value), self.lam * x - self.columns @ (self.weights * torch.sigmoid(-margins).numpy())
 
-    def _optimum(self, dense: torch.Tensor) -> float:
-        x = torch.zeros(self.d, dtype=torch.float64)
+    def _curvature(self, weights: np.ndarray) -> np.ndarray:
+        return self.dense.T @ (self.dense * weights[:, None]) + self.lam * np.eye(self.d)
+
+    def _optimum(self) -> float:
+        x = np.zeros(self.d)
         for _ in range(100):
             value, gradient = self.value_and_gradient(x)
-            p = torch.sigmoid(self.rows @ x)
-            hessian = dense.T @ (dense * (p * (1 - p))[:, None]) / len(dense) + self.lam * torch.eye(self.d, dtype=torch.float64)
-            step = torch.linalg.solve(hessian, gradient)
+            p = torch.sigmoid(torch.from_numpy(self.rows @ x)).numpy()
+            step = np.linalg.solve(self._curvature(self.weights * p * (1 - p)), gradient)
             if float(gradient @ step) < 1e-20:
                 break
             while self.value(x - step) > value:
@@ -72,13 +79,13 @@ def descend(problem: Ridge, scheme: str, policy: tsq.CAT | None, limit: int | No
     if policy is None and scheme != "SparseSign":
         policy = tsq.CAT(tsq.AffineCost(1.0, 0.0))  # entries for nothing: all that the spec allows; reports the factor
     sender = tsq.Sender(spec, problem.d, dtype=torch.float32, seed=seed, policy=policy)
-    x = torch.zeros(problem.d, dtype=torch.float64)
+    x = np.zeros(problem.d)
     while True:
         value, gradient = problem.value_and_gradient(x)
-        g = gradient.float()
+        g = torch.from_numpy(gradient).float()
         message = sender.send(g)
         q = tsq.decode(message)
         entries = int((q != 0).sum())
         efficiency = fixed_efficiency(scheme, g, q) if sender.efficiency is None else sender.efficiency
         yield value - problem.best, Sent(len(message), entries)
-        x = x - step_of(scheme, efficiency, entries, problem.L) * q.double()
+        x = x - step_of(scheme, efficiency, entries, problem.L) * q.double().numpy()

@@ -43,7 +43,7 @@ PlannerConfig planner_config(const RunningTuple& given) {
 std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const std::string& group_name,
                            const std::string& exchange, uint64_t seed, bool hold_unused, double timeout_seconds,
                            const std::string& fingerprint, const std::optional<RunningTuple>& smoothness,
-                           const std::shared_ptr<Cat>& policy,
+                           const std::shared_ptr<Cat>& policy, const std::map<std::string, at::Tensor>& weights,
                            const std::optional<std::pair<double, double>>& never_slower) {
   std::vector<HookParameter> list;
   for (const auto& [name, tensor, up, down, coarser] : parameters) list.push_back({name, tensor, up, down, coarser});
@@ -52,6 +52,11 @@ std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const 
   config.averager.seed = seed;
   config.averager.hold_unused = hold_unused;
   config.averager.policy = policy;
+  if (!weights.empty())
+    for (const HookParameter& p : list) {
+      const auto found = weights.find(p.name);
+      config.averager.weights.push_back(found == weights.end() ? nullptr : weights_of(found->second, found->first));
+    }
   if (never_slower) {
     config.averager.never_slower.emplace();
     std::tie(config.averager.never_slower->max_error, config.averager.never_slower->min_gain) = *never_slower;
@@ -186,7 +191,8 @@ void bind_hook(py::module_& m) {
   bind_hook_state(hook);
   hook.def(py::init(&make), no_gil(), py::arg("parameters"), py::arg("group_name"), py::arg("exchange"),
            py::arg("seed"), py::arg("hold_unused"), py::arg("timeout"), py::arg("fingerprint"),
-           py::arg("smoothness") = py::none(), py::arg("policy") = nullptr, py::arg("never_slower") = py::none())
+           py::arg("smoothness") = py::none(), py::arg("policy") = nullptr,
+           py::arg("weights") = std::map<std::string, at::Tensor>(), py::arg("never_slower") = py::none())
       .def("update_smoothness", &update_smoothness, no_gil())
       .def(
           "register",

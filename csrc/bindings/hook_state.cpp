@@ -2,6 +2,7 @@
 #include "bindings/module.h"
 
 #include <algorithm>
+#include <array>
 
 #include "common/error.h"
 #include "hook/checkpoint.h"
@@ -148,6 +149,27 @@ void load_running_state(Hook& hook, const RunningState& state) {
   });
 }
 
+using Measured = std::array<double, 6>;
+
+/// What the policy's MeasuredCost has learnt on this rank, or (`mean`: collective) on all of them; none without one.
+std::optional<Measured> measured(Hook& hook, bool mean) {
+  std::optional<Measured> out;
+  hook.between_buckets([&](Averager& averager) {
+    const MeasuredCost* const cost = averager.tuner().measured();
+    if (!cost) return;
+    const MeasuredCost::State s = mean ? mean_of(cost->state(), averager.exchange()) : cost->state();
+    out = {s.samples, s.weight, s.mean_bytes, s.mean_seconds, s.variance, s.covariance};
+  });
+  return out;
+}
+
+/// Nothing where there is no MeasuredCost.
+void set_measured(Hook& hook, const Measured& m) {
+  hook.between_buckets([&](Averager& averager) {
+    if (MeasuredCost* const cost = averager.tuner().measured()) cost->set_state({m[0], m[1], m[2], m[3], m[4], m[5]});
+  });
+}
+
 /// Everything is checked before anything is changed.
 void load_state(Hook& hook, const Vectors& vectors, const std::map<std::string, ProgressTuple>& progress) {
   hook.between_buckets([&](Averager& averager) {
@@ -187,6 +209,8 @@ void bind_hook_state(py::class_<Hook, std::shared_ptr<Hook>>& hook) {
       .def("load_whole_state", &load_whole_state, no_gil())
       .def("running_state", &running_state, no_gil())
       .def("load_running_state", &load_running_state, no_gil())
+      .def("measured", &measured, no_gil(), py::arg("mean"))
+      .def("set_measured", &set_measured, no_gil())
       .def(
           "price",
           [](Hook& hook) {

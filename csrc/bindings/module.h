@@ -5,6 +5,7 @@
 
 #include "common/bytes.h"
 #include "common/torch_dtype.h"
+#include "policy/cat.h"
 
 namespace tsq {
 
@@ -23,6 +24,9 @@ DType dtype_of(at::ScalarType type);
 
 /// The tensor's memory as a view. Throws ArgumentError naming `name` unless it is a contiguous floating CPU tensor.
 View view_of(const at::Tensor& tensor, const char* name);
+
+/// A copy of a contiguous float64 tensor. Throws ArgumentError, which begins with `name`.
+Weights weights_of(const at::Tensor& tensor, const std::string& name);
 
 /// A 1-D uint8 tensor's memory. Throws ArgumentError naming `name` otherwise.
 Bytes bytes_of(const at::Tensor& tensor, const char* name);

@@ -17,20 +17,27 @@ Unit unit_of(const std::string& name) {
   throw ArgumentError(concat("AffineCost: unit: expected 'bits', 'bytes' or 'seconds', got '", name, "'"));
 }
 
-std::shared_ptr<const std::vector<double>> weights_of(const std::optional<at::Tensor>& weights) {
-  if (!weights) return nullptr;
-  const View view = view_of(*weights, "smoothness");
-  if (view.dtype != DType::kFloat64) throw ArgumentError("smoothness: expected float64");
-  const double* const first = view.as<double>();
-  return std::make_shared<const std::vector<double>>(first, first + view.numel);
+Horizon horizon_of(const std::string& name) {
+  if (name == "step") return Horizon::kStep;
+  if (name == "run") return Horizon::kRun;
+  throw ArgumentError(concat("CAT: horizon: expected 'step' or 'run', got '", name, "'"));
 }
 
 std::shared_ptr<Cat> make_cat(std::shared_ptr<CostModel> cost, std::optional<double> budget, double speed,
-                              const std::optional<at::Tensor>& weights) {
-  return std::make_shared<Cat>(Cat::Config{std::move(cost), budget, speed, weights_of(weights)});
+                              const std::optional<at::Tensor>& weights, const std::string& horizon) {
+  return std::make_shared<Cat>(Cat::Config{std::move(cost), budget, speed,
+                                           weights ? weights_of(*weights, "CAT: smoothness") : nullptr,
+                                           horizon_of(horizon)});
 }
 
 }  // namespace
+
+Weights weights_of(const at::Tensor& tensor, const std::string& name) {
+  const View view = view_of(tensor, name.c_str());
+  if (view.dtype != DType::kFloat64) throw ArgumentError(concat(name, ": expected float64, got ", name_of(view.dtype)));
+  const double* const first = view.as<double>();
+  return std::make_shared<const std::vector<double>>(first, first + view.numel);
+}
 
 void bind_policy(py::module_& m) {
   py::class_<CostModel, std::shared_ptr<CostModel>>(m, "CostModel")
@@ -55,7 +62,8 @@ void bind_policy(py::module_& m) {
       .def("seconds", &MeasuredCost::seconds)
       .def_property_readonly("samples", &MeasuredCost::samples);
   py::class_<Cat, std::shared_ptr<Cat>>(m, "Cat")
-      .def(py::init(&make_cat), py::arg("cost"), py::arg("budget"), py::arg("speed"), py::arg("weights"))
+      .def(py::init(&make_cat), py::arg("cost"), py::arg("budget"), py::arg("speed"), py::arg("weights"),
+           py::arg("horizon") = "step")
       .def("next_price", &Cat::next_price, py::arg("price"), py::arg("spent"), py::arg("energy"),
            py::arg("share") = 1.0);
   m.def("takes_chooser", [](const std::string& text) { return parse_mechanism(text)->takes_chooser(); });

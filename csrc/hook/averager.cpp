@@ -16,6 +16,12 @@ bool is_raw(const Mechanism& m) {
   return m.receiver_names().empty() && m.compressor().format().codec == wire::Codec::kRaw;
 }
 
+std::vector<size_t> numels_of(const std::vector<Parameter>& parameters) {
+  std::vector<size_t> out;
+  for (const Parameter& p : parameters) out.push_back(p.numel);
+  return out;
+}
+
 }  // namespace
 
 Averager::Averager(std::vector<Parameter> parameters, const AveragerConfig& config, std::unique_ptr<Exchange> exchange)
@@ -25,9 +31,7 @@ Averager::Averager(std::vector<Parameter> parameters, const AveragerConfig& conf
       transport_(*exchange_),
       states_(parameters_, config.exchange, static_cast<uint32_t>(exchange_->rank()),
               static_cast<uint32_t>(exchange_->size())),
-      tuner_(config.policy, parameters_.size(),
-             std::accumulate(parameters_.begin(), parameters_.end(), size_t{0},
-                             [](size_t sum, const Parameter& p) { return sum + p.numel; })),
+      tuner_(config.policy, numels_of(parameters_), config.weights),
       may_owe_(parameters_.size(), kWorkers | kOwners),
       delivery_(parameters_.size()),
       recorder_(parameters_.size(), config.clock) {
@@ -274,7 +278,7 @@ void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, Con
   const bool now = steering_ && steering_->wants_error();
   if (watched) recorder_.watch(piece, x, states_, /*before=*/true, now);
   StepKey key = key_of(piece, owner);
-  key.encode.chooser = tuner_.chooser(piece.numel);
+  key.encode.chooser = tuner_.chooser(piece.parameter, piece.numel);
   const bool changed = send_slice(mechanism(piece, owner), delivery, x,
                                   states_.of(owner ? Side::kOwner : Side::kWorker, piece), key, parts);
   for (const wire::Section& section : parts.sections()) out.add(section);

@@ -31,6 +31,7 @@ struct AveragerConfig {
   /// because DDP throws the result away if no rank used it.
   bool hold_unused = false;
   std::shared_ptr<const Cat> policy = nullptr;  ///< null: every compressor sends what its spec says
+  std::vector<Weights> weights = {};            ///< of the policy, by parameter: see Tuner
   /// What chooses how buckets travel, dense or by `exchange` (sharded: all_gather too, where receivers have no state);
   /// none: all by `exchange`, at level 0. Its world_size, levels and kinds are filled in.
   std::optional<NeverSlowerConfig> never_slower = {};

@@ -14,6 +14,17 @@ namespace {
 
 constexpr int kRounds = 2;  // the index code's length depends on the choice: it is made, and made again
 
+/// What pick(entries) comes to, told in every round what it said in the one before.
+template <class Pick>
+uint64_t chosen(Pick pick) {
+  uint64_t entries = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    entries = pick(static_cast<double>(entries));
+    if (entries == 0) break;
+  }
+  return entries;
+}
+
 }  // namespace
 
 EntryCost CatChooser::cost_at(const EntryCode& code, double entries) const {
@@ -32,55 +43,58 @@ double CatChooser::price_of_entry(const EntryCost& cost) const {
 }
 
 template <class S>
+Objective CatChooser::objective_of(const Profile<S>& profile, const EntryCost& cost, double gain) const {
+  if (config_.price) return {price_of_entry(cost) * profile.unit() * profile.unit()};
+  if (config_.horizon == Horizon::kStep) return {};
+  return {gain / cost(profile.all().count)};
+}
+
+template <class S>
 uint64_t CatChooser::pick_largest(std::span<const S> g, const EntryCode& code) const {
-  uint64_t entries = 0;
-  for (int round = 0; round < kRounds; ++round) {
-    const EntryCost cost = cost_at(code, static_cast<double>(entries));
-    if (config_.price) {
-      entries = count_above(g, std::sqrt(price_of_entry(cost)));
-    } else if (cost.affine()) {
-      entries = best_cut(g, cost.c0, cost.c1).kept;
-    } else {
-      double unit = 1;
-      const std::vector<double> sorted = sorted_magnitudes(g, &unit);
-      entries = cost.lead == 0 ? first_decrease(sorted, cost) : best_packets(sorted, cost);
-    }
-    if (entries == 0) break;
-  }
-  return entries;
+  if (config_.price)
+    return chosen([&](double entries) { return count_above(g, std::sqrt(price_of_entry(cost_at(code, entries)))); });
+  Profile<S> profile(g);
+  return chosen([&](double entries) {
+    const EntryCost cost = cost_at(code, entries);
+    const Objective objective = objective_of(profile, cost, profile.all().squares);
+    uint64_t best = 0;
+    if (!cost.affine())
+      best = best_packets(profile, cost, objective);
+    else if (!objective.price)
+      best = best_cut(profile, cost.c0, cost.c1).kept;
+    else
+      best = count_above(g, std::sqrt(*objective.price * cost.c1) / profile.unit());
+    return best == 0 ? profile.nonzeros() : best;  // of a run: everything, where nothing is better
+  });
 }
 
 template <class S>
 uint64_t CatChooser::pick_signs(std::span<const S> g, const EntryCode& code) const {
-  double unit = 1;
-  const std::vector<double> sorted = sorted_magnitudes(g, &unit);
-  uint64_t entries = 0;
-  for (int round = 0; round < kRounds && !sorted.empty(); ++round) {
-    const EntryCost cost = cost_at(code, static_cast<double>(entries));
-    entries =
-        config_.price ? best_signs_at_price(sorted, price_of_entry(cost) * unit * unit) : best_signs(sorted, cost);
-    if (entries == 0) break;
-  }
-  return entries;
+  Profile<S> profile(g);
+  if (profile.nonzeros() == 0) return 0;
+  const double sum = profile.all().sum, everything = sum * sum / profile.all().count;
+  return chosen([&](double entries) {
+    const EntryCost cost = cost_at(code, entries);
+    const Objective objective = objective_of(profile, cost, everything);
+    if (config_.price) return best_signs(profile, {.c0 = 0, .c1 = 1}, objective);
+    const uint64_t best = best_signs(profile, cost, objective);
+    return best == 0 ? profile.nonzeros() : best;
+  });
 }
 
 template <class S>
 double CatChooser::pick_threshold(std::span<const S> g, const EntryCode& code) const {
+  Profile<S> profile(g);
   double tau = 0, entries = 0;
   for (int round = 0; round < kRounds; ++round) {
     const EntryCost cost = cost_at(code, entries);
-    if (config_.price) {
+    if (config_.price)
       tau = std::sqrt(price_of_entry(cost));
-    } else if (cost.affine()) {
-      tau = best_cut(g, cost.c0, cost.c1).tau;
-    } else {
-      double unit = 1;
-      const std::vector<double> sorted = sorted_magnitudes(g, &unit);
-      tau = best_packets_threshold(sorted, cost) / unit;
-    }
-    entries = 0;
-    for (const S value : g)
-      if (value != 0) entries += tau > 0 ? std::min(1.0, std::abs(static_cast<double>(value)) / tau) : 1.0;
+    else if (!cost.affine())
+      tau = best_packets_threshold(profile, cost);
+    else
+      tau = best_cut(profile, cost.c0, cost.c1).tau;
+    entries = draw_at(profile, tau * profile.unit()).entries;
     if (entries == 0) break;
   }
   return tau;
@@ -100,21 +114,27 @@ std::span<const double> CatChooser::weights(uint64_t offset, uint64_t n) const {
   return std::span<const double>(*config_.weights).subspan(offset, n);
 }
 
+void check_weights(const std::string& name, const Weights& weights) {
+  if (!weights) return;
+  for (const double w : *weights)
+    if (!(std::isfinite(w) && w > 0)) throw ArgumentError(concat(name, ": expected finite numbers above 0, got ", w));
+}
+
 Cat::Cat(Config config) : config_(std::move(config)) {
   if (!config_.cost) throw ArgumentError("CAT: cost: expected a cost model, got none");
   if (config_.budget && !(std::isfinite(*config_.budget) && *config_.budget > 0))
     throw ArgumentError(concat("CAT: budget: expected a finite number above 0, got ", *config_.budget));
   if (!(config_.speed > 0 && config_.speed <= 1))
     throw ArgumentError(concat("CAT: speed: expected in (0, 1], got ", config_.speed));
-  if (config_.weights)
-    for (const double w : *config_.weights)
-      if (!(std::isfinite(w) && w > 0))
-        throw ArgumentError(concat("CAT: weights: expected finite numbers above 0, got ", w));
+  check_weights("CAT: weights", config_.weights);
 }
 
-CatChooser Cat::chooser(double share, double price) const {
-  CatChooser::Config config{
-      .cost = config_.cost->fixed(config_.cost), .share = share, .price = {}, .weights = config_.weights};
+CatChooser Cat::chooser(double share, double price, const Weights& weights) const {
+  CatChooser::Config config{.cost = config_.cost->fixed(config_.cost),
+                            .share = share,
+                            .price = {},
+                            .weights = weights ? weights : config_.weights,
+                            .horizon = config_.horizon};
   if (config_.budget) config.price = price;
   return CatChooser(std::move(config));
 }
@@ -127,7 +147,7 @@ double Cat::next_price(double price, double spent, double energy, double share) 
 }
 
 void Cat::observe(double bytes, double seconds) const {
-  if (auto* const measured = dynamic_cast<MeasuredCost*>(config_.cost.get())) measured->observe(bytes, seconds);
+  if (MeasuredCost* const cost = measured()) cost->observe(bytes, seconds);
 }
 
 }  // namespace tsq

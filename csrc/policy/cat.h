@@ -12,6 +12,16 @@
 
 namespace tsq {
 
+/// What a step is good for: the most guaranteed descent per cost of the step itself, or of a run that it is a part of,
+/// where what is not sent now has to be sent later. docs/cat.md.
+enum class Horizon : uint8_t { kStep, kRun };
+
+/// Of the elements of one vector, in (0, 1]: they are ranked and chosen by |w_j g_j|. Null: all alike.
+using Weights = std::shared_ptr<const std::vector<double>>;
+
+/// Throws ArgumentError, which begins with `name`, unless all are finite and positive.
+void check_weights(const std::string& name, const Weights& weights);
+
 /// The choice of one step. A value: cost and price do not change during its life.
 class CatChooser final : public EntryChooser {
  public:
@@ -19,7 +29,8 @@ class CatChooser final : public EntryChooser {
     std::shared_ptr<const CostModel> cost = {};  ///< not a MeasuredCost: what that says is fixed by Cat::chooser
     double share = 1;                            ///< of a message's cost c0: the vector is this part of the message
     std::optional<double> price = {};            ///< in squared gradient per unit of cost; none: the best ratio
-    std::shared_ptr<const std::vector<double>> weights = {};  ///< none: all alike
+    Weights weights = {};
+    Horizon horizon = Horizon::kStep;  ///< where there is no price
   };
   explicit CatChooser(Config config) : config_(std::move(config)) {}
 
@@ -44,6 +55,10 @@ class CatChooser final : public EntryChooser {
   EntryCost cost_at(const EntryCode& code, double entries) const;
   /// What one more entry costs, in squared gradient.
   double price_of_entry(const EntryCost& cost) const;
+  /// Of one step: the ratio. Of a run: the price per unit of cost at which sending everything, which gains `gain`, is
+  /// just worth it.
+  template <class S>
+  Objective objective_of(const Profile<S>& profile, const EntryCost& cost, double gain) const;
 
   Config config_;
 };
@@ -56,15 +71,16 @@ class Cat {
     std::optional<double> budget =
         {};              ///< units of cost per step, all ranks and vectors together; none: the best ratio
     double speed = 0.5;  ///< how fast the price follows what was spent
-    std::shared_ptr<const std::vector<double>> weights = {};
+    Weights weights = {};
+    Horizon horizon = Horizon::kStep;
   };
   /// Throws ArgumentError unless there is a cost, a budget is positive and speed in (0, 1].
   explicit Cat(Config config);
 
   const Config& config() const { return config_; }
 
-  /// For one vector, `share` of a message. `price` counts if there is a budget.
-  CatChooser chooser(double share, double price) const;
+  /// For one vector, `share` of a message. `price` counts if there is a budget. `weights`: in place of the config's.
+  CatChooser chooser(double share, double price, const Weights& weights = nullptr) const;
 
   /// The price after `spent` units of cost: E1's ascent lambda + rho (spent - budget), in its scale-free form lambda
   /// times exp(speed (spent / budget - share)), the exponent at most 1. `share`: how much of a step was sent. A price
@@ -74,6 +90,9 @@ class Cat {
 
   /// A message of `bytes` took `seconds`: for MeasuredCost.
   void observe(double bytes, double seconds) const;
+
+  /// The cost where it is a measured one; else null.
+  MeasuredCost* measured() const { return dynamic_cast<MeasuredCost*>(config_.cost.get()); }
 
  private:
   Config config_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "common/error.h"
 
@@ -74,30 +75,54 @@ void MeasuredCost::observe(double bytes, double seconds) {
   check_term("MeasuredCost", "bytes", bytes);
   check_term("MeasuredCost", "seconds", seconds);
   const std::lock_guard lock(mutex_);
-  ++samples_;
-  weight_ = config_.keep * weight_ + 1;
-  variance_ *= config_.keep;
-  covariance_ *= config_.keep;
-  const double from_bytes = bytes - mean_bytes_, from_seconds = seconds - mean_seconds_;
-  mean_bytes_ += from_bytes / weight_;
-  mean_seconds_ += from_seconds / weight_;
-  variance_ += from_bytes * (bytes - mean_bytes_);
-  covariance_ += from_bytes * (seconds - mean_seconds_);
+  State& s = state_;
+  ++s.samples;
+  s.weight = config_.keep * s.weight + 1;
+  s.variance *= config_.keep;
+  s.covariance *= config_.keep;
+  const double from_bytes = bytes - s.mean_bytes, from_seconds = seconds - s.mean_seconds;
+  s.mean_bytes += from_bytes / s.weight;
+  s.mean_seconds += from_seconds / s.weight;
+  s.variance += from_bytes * (bytes - s.mean_bytes);
+  s.covariance += from_bytes * (seconds - s.mean_seconds);
 }
 
 Line MeasuredCost::fit_locked() const {
   const Line& prior = config_.prior;
-  if (samples_ == 0) return prior;
-  if (variance_ <= kOneSize * weight_ * mean_bytes_ * mean_bytes_) {
-    const double scale = mean_seconds_ / (prior.c0 + prior.c1 * mean_bytes_);
-    return std::isfinite(scale) ? Line{prior.c0 * scale, prior.c1 * scale} : Line{mean_seconds_, 0};
+  const State& s = state_;
+  if (s.samples == 0) return prior;
+  if (s.variance <= kOneSize * s.weight * s.mean_bytes * s.mean_bytes) {
+    const double scale = s.mean_seconds / (prior.c0 + prior.c1 * s.mean_bytes);
+    return std::isfinite(scale) ? Line{prior.c0 * scale, prior.c1 * scale} : Line{s.mean_seconds, 0};
   }
-  const double slope = covariance_ / variance_;
-  if (slope <= 0) return {mean_seconds_, 0};
-  const double at_zero = mean_seconds_ - slope * mean_bytes_;
+  const double slope = s.covariance / s.variance;
+  if (slope <= 0) return {s.mean_seconds, 0};
+  const double at_zero = s.mean_seconds - slope * s.mean_bytes;
   if (at_zero >= 0) return {at_zero, slope};
   // Through the origin: the sums of bytes * seconds and of bytes^2.
-  return {0, (covariance_ + weight_ * mean_bytes_ * mean_seconds_) / (variance_ + weight_ * mean_bytes_ * mean_bytes_)};
+  return {0, (s.covariance + s.weight * s.mean_bytes * s.mean_seconds) /
+                 (s.variance + s.weight * s.mean_bytes * s.mean_bytes)};
+}
+
+MeasuredCost::State MeasuredCost::state() const {
+  const std::lock_guard lock(mutex_);
+  return state_;
+}
+
+void MeasuredCost::set_state(const State& s) {
+  const std::pair<const char*, double> terms[] = {{"samples", s.samples},
+                                                  {"weight", s.weight},
+                                                  {"mean_bytes", s.mean_bytes},
+                                                  {"mean_seconds", s.mean_seconds},
+                                                  {"variance", s.variance}};
+  for (const auto& [name, value] : terms) check_term("MeasuredCost", name, value);
+  if (!std::isfinite(s.covariance))
+    throw ArgumentError(concat("MeasuredCost: covariance: expected a finite number, got ", s.covariance));
+  if ((s.samples > 0) != (s.weight > 0))
+    throw ArgumentError(concat("MeasuredCost: weight: expected ", s.samples > 0 ? "one above 0" : "0", " of ",
+                               s.samples, " samples, got ", s.weight));
+  const std::lock_guard lock(mutex_);
+  state_ = s;
 }
 
 Line MeasuredCost::fit() const {
@@ -113,7 +138,7 @@ double MeasuredCost::seconds(double bytes) const {
 
 uint64_t MeasuredCost::samples() const {
   const std::lock_guard lock(mutex_);
-  return samples_;
+  return static_cast<uint64_t>(state_.samples);
 }
 
 }  // namespace tsq

@@ -125,6 +125,17 @@ class MeasuredCost final : public CostModel {
   double seconds(double bytes) const;
   uint64_t samples() const;
 
+  /// What has been learnt, for a checkpoint: with it another object of the same config goes on as this one would.
+  struct State {
+    double samples = 0, weight = 0;           ///< the weight of all samples: the last one's is 1
+    double mean_bytes = 0, mean_seconds = 0;  ///< weighted means ...
+    double variance = 0, covariance = 0;      ///< ... and sums of products of deviations from them
+  };
+  State state() const;
+  /// Throws ArgumentError, with nothing changed, unless all are finite, only the covariance is negative, and there is a
+  /// weight where there are samples.
+  void set_state(const State& state);
+
   Unit unit() const override { return Unit::kSeconds; }
   EntryCost of(const EntryBits& bits) const override { return LineCost(fit()).of(bits); }
   std::shared_ptr<const CostModel> fixed(const std::shared_ptr<const CostModel>&) const override {
@@ -136,9 +147,7 @@ class MeasuredCost final : public CostModel {
 
   const Config config_;
   mutable std::mutex mutex_;
-  uint64_t samples_ = 0;
-  double weight_ = 0, mean_bytes_ = 0, mean_seconds_ = 0;  // weighted means ...
-  double variance_ = 0, covariance_ = 0;                   // ... and sums of products of deviations from them
+  State state_;
 };
 
 }  // namespace tsq

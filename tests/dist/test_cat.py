@@ -98,6 +98,72 @@ def test_checkpoint_and_set_spec():
     run_ranks(resumed, 2)
 
 
+def weighted(rank: int, world: int, exchange: str) -> tuple[torch.Tensor, dict[str, float]]:
+    ddp = DDP(make_model(), bucket_cap_mb=TINY)
+    rough = {}  # every third element is a million times rougher
+    for name, p in ddp.module.named_parameters():
+        d = torch.ones(p.numel())
+        d[::3] = 1e12
+        rough[name] = d
+    hook = tsq.attach(ddp, "Direct(TopK(ratio=0.5))", exchange=exchange, exempt=None,
+                      policy=tsq.CAT(tsq.AffineCost(100.0, 1.0), smoothness=rough))
+    before = {name: p.detach().clone() for name, p in ddp.module.named_parameters()}
+    train(ddp, torch.optim.SGD(ddp.parameters(), lr=0.1), rank, range(2))
+    with pytest.raises(ValueError, match="expected no SparseSign"):
+        hook.set_spec(SPECS[1])
+    moved = {name: ((p.detach() - before[name]).flatten()[::3] != 0).double().mean().item() for name, p in ddp.module.named_parameters()
+             if p.numel() > 50}
+    return flat(ddp), moved
+
+
+@pytest.mark.parametrize(("exchange", "world"), [("all_gather", 2), ("sharded", 3)])
+def test_rough_directions_are_ranked_last(exchange, world):
+    results = run_ranks(weighted, world, exchange)
+    for final, moved in results:
+        assert torch.equal(final, results[0][0])
+        assert moved and not any(moved.values())
+
+
+def remembered(rank: int, world: int) -> tuple[dict, dict]:
+    def hooked() -> tuple[DDP, tsq.Hook, tsq.MeasuredCost]:
+        ddp, cost = DDP(make_model(), bucket_cap_mb=TINY), tsq.MeasuredCost()
+        return ddp, tsq.attach(ddp, SPECS[0], policy=tsq.CAT(cost)), cost
+
+    ddp, hook, cost = hooked()
+    train(ddp, sgd(ddp), rank, range(3))
+    saved, mean = hook.state_dict(), hook.state_dict("mean")
+    assert saved["measured"]["samples"] == cost.samples
+    _, other, restored = hooked()
+    other.load_state_dict(saved)
+    assert restored.fit() == cost.fit() and restored.samples == cost.samples
+    other.load_state_dict(mean)
+    assert other.state_dict()["measured"] == mean["measured"]
+    fit = restored.fit()
+    for change, text in (({"weight": -1.0}, "measured: weight: expected a finite number of at least 0, got -1.0"),
+                         ({"covariance": float("nan")}, "measured: covariance: expected a finite number, got nan"),
+                         ({"weight": 0.0}, "measured: weight: expected one above 0"),
+                         ({"mean_seconds": "long"}, "measured: mean_seconds"),
+                         ({"more": 1.0}, "measured: expected None or a mapping of samples")):
+        with pytest.raises(ValueError, match=text):
+            other.load_state_dict({**saved, "measured": {**saved["measured"], **change}})
+        assert restored.fit() == fit  # nothing was loaded
+    older = {k: v for k, v in saved.items() if k != "measured"}
+    other.load_state_dict(older)
+    assert restored.fit() == fit
+    plain = tsq.attach(DDP(make_model(), bucket_cap_mb=TINY), SPECS[0])
+    plain.load_state_dict(saved)  # another policy: what was measured is of no use
+    assert plain.state_dict()["measured"] is None
+    return saved["measured"], mean["measured"]
+
+
+def test_what_was_measured_is_in_the_checkpoint():
+    (one, mean), (two, same) = run_ranks(remembered, 2)
+    assert mean == same
+    assert mean["weight"] == pytest.approx((one["weight"] + two["weight"]) / 2)
+    total = (one["weight"] * one["mean_seconds"] + two["weight"] * two["mean_seconds"]) / (one["weight"] + two["weight"])
+    assert mean["mean_seconds"] == pytest.approx(total)
+
+
 def disagreeing(rank: int, world: int) -> str:
     with pytest.raises(ValueError) as caught:
         tsq.attach(DDP(make_model()), SPECS[0], policy=tsq.CAT(tsq.AffineCost(1.0 + rank, 1.0)))
@@ -116,8 +182,13 @@ def refused(rank: int, world: int) -> None:
             tsq.attach(ddp, policy=policy)
     with pytest.raises(ValueError, match="budget: expected BitCost or PacketCost in a hook"):
         tsq.attach(ddp, SPECS[0], policy=tsq.CAT(tsq.AffineCost(1.0, 1.0), budget=5.0))
-    with pytest.raises(ValueError, match="smoothness.*is for a Sender"):
-        tsq.attach(ddp, SPECS[0], policy=tsq.CAT(tsq.AffineCost(1.0, 1.0), smoothness=torch.ones(3)))
+    cost = tsq.AffineCost(1.0, 1.0)
+    for smoothness, spec, text in ((torch.ones(3), SPECS[0], "expected a mapping from names of parameters in a hook"),
+                                   ({"nothing": 1.0}, SPECS[0], r"expected patterns that match a parameter, got \['nothing'\]"),
+                                   ({"*": torch.ones(3)}, SPECS[0], "expected .* elements, those of .*, got 3"),
+                                   ({"*": 1.0}, SPECS[1], "expected no SparseSign")):
+        with pytest.raises(ValueError, match=text):
+            tsq.attach(ddp, spec, policy=tsq.CAT(cost, smoothness=smoothness))
     tsq.attach(ddp, policy=tsq.Fixed())
     train(ddp, None, rank, [0])
 

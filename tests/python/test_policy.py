@@ -259,6 +259,66 @@ def test_smoothness_keeps_the_sparsifier_unbiased():
     assert torch.all(((draws.mean(0) - g).abs() <= 5 * draws.std(0) / math.sqrt(6000) + 1e-12)[often])
 
 
+# ---- a run
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_keeps_what_beats_sending_everything(seed):
+    g = gradient(seed)
+    a = np.sort(np.abs(g.numpy()))[::-1]
+    a = a[a > 0]
+    step, run = (send("TopK(ratio=1.0)", g, tsq.CAT(AFFINE, horizon=horizon))[0] for horizon in ("step", "run"))
+    assert run.entries == int((a**2 > (a**2).sum() / (20 + len(a))).sum()) > step.entries
+    # still at least what everything gains per cost, and by definition less than the step's best ratio
+    ratios = [s.efficiency / (20 + s.entries) for s in (step, run)]
+    assert ratios[0] >= ratios[1] >= 1 / (20 + len(a))
+
+
+# ---- smoothness by parameter
+
+
+def parameters() -> list[tuple[str, torch.Tensor, str, str]]:
+    top, none = "ErrorFeedback(TopK(ratio=0.1))", "Direct(Identity())"
+    return [("a.weight", torch.zeros(4, 5), top, top), ("a.bias", torch.zeros(4), none, none), ("b.weight", torch.zeros(6), top, top)]
+
+
+def weights(smoothness, **kwargs) -> dict[str, torch.Tensor]:
+    from torch_smoothquant.policy import weights_by_parameter
+
+    return weights_by_parameter(tsq.CAT(tsq.BitCost(), smoothness=smoothness, **kwargs), parameters())
+
+
+def test_weights_follow_names_and_patterns():
+    d = torch.linspace(1, 20, 20)
+    assert weights(None) == {}
+    found = weights({"a.weight": d, "b.*": 4.0})  # a number alone changes nothing within its parameter
+    assert set(found) == {"a.weight"} and torch.allclose(found["a.weight"], d.double().rsqrt())
+    assert torch.allclose(weights({"a.weight": tsq.Diagonal(9 * d.double())})["a.weight"], d.double().rsqrt())
+    common = weights({"a.weight": d, "*": 4.0}, budget=100.0)  # a budget compares all of them; the bias is exempt
+    assert set(common) == {"a.weight", "b.weight"} and torch.equal(common["b.weight"], torch.full((6,), 0.5, dtype=torch.float64))
+    assert torch.allclose(common["a.weight"], d.double().rsqrt())
+
+
+def test_wrong_smoothness_by_parameter_is_refused():
+    for smoothness, text in (
+        ({"a.weight": torch.ones(19)}, r"CAT: smoothness\['a.weight'\]: expected 20 elements, those of a.weight, got 19"),
+        ({"*.weight": torch.ones(20)}, "expected 6 elements, those of b.weight, got 20"),
+        ({"c.*": 1.0, "*": 2.0}, r"expected patterns that match a parameter, got \['c.\*'\]"),
+        ({"a.weight": torch.tensor([1.0, math.inf])}, "expected finite numbers above 0"),
+        ({"a.weight": 0.0}, "expected finite numbers above 0"),
+        ({"a.weight": -1}, "expected finite numbers above 0"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            weights(smoothness)
+    with pytest.raises(ValueError, match=r"as there is a budget for all; not there: \['b.weight'\]"):
+        weights({"a.*": 1.0}, budget=10.0)
+    for smoothness in ({"a.weight": "high"}, {"a.weight": torch.ones(4, 5)}, {"a.weight": True}, {3: 1.0}):
+        with pytest.raises(TypeError, match="CAT: smoothness"):
+            weights(smoothness)
+    with pytest.raises(ValueError, match="a Sender has no parameters"):
+        tsq.Sender("TopK(k=1)", 3, policy=tsq.CAT(AFFINE, smoothness={"a": 1.0}))
+
+
 # ---- errors
 
 
@@ -278,6 +338,7 @@ def test_errors_name_what_was_expected():
         (lambda: tsq.MeasuredCost().observe(-1, 1), "MeasuredCost: bytes: expected a finite number of at least 0, got -1"),
         (lambda: tsq.CAT(AFFINE, budget=0), "CAT: budget: expected a finite number above 0, got 0"),
         (lambda: tsq.CAT(AFFINE, speed=2), r"CAT: speed: expected in \(0, 1\], got 2"),
+        (lambda: tsq.CAT(AFFINE, horizon="week"), "CAT: horizon: expected 'step' or 'run', got 'week'"),
         (lambda: tsq.CAT(AFFINE, smoothness=torch.tensor([1.0, -1.0])), "CAT: smoothness: expected finite numbers above 0"),
         (lambda: tsq.Sender("TopK(k=1)", 3, policy=tsq.CAT(AFFINE, smoothness=torch.ones(2))), "expected 3 elements.*got 2"),
         (lambda: tsq.Sender("SparseSign(k=1)", 3, policy=tsq.CAT(AFFINE, smoothness=torch.ones(3))), "expected no SparseSign"),
@@ -320,6 +381,7 @@ def test_state_goes_on_bit_for_bit():
 
 @pytest.mark.parametrize("scheme", ["TopK", "SparseSign"])
 def test_every_step_of_the_benchmark_keeps_its_promise(scheme):
+    pytest.importorskip("scipy")
     from benchmarks.cat.descent import Ridge, descend
     from benchmarks.mechanisms.problem import synthetic
 
@@ -334,6 +396,7 @@ def test_every_step_of_the_benchmark_keeps_its_promise(scheme):
 
 
 def test_the_benchmark_charges_what_was_sent():
+    pytest.importorskip("scipy")
     from benchmarks.cat.__main__ import charge
     from benchmarks.cat.descent import Sent
 

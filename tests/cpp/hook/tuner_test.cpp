@@ -76,14 +76,83 @@ TEST_P(TunerTest, EveryBucketIsASample) {
 }
 
 TEST(Tuner, ABudgetNeedsACostThatAllRanksKnow) {
-  EXPECT_THROW(Tuner(with(std::make_shared<MeasuredCost>(), 5.0), 1, 10), ArgumentError);
-  EXPECT_THROW(Tuner(with(std::make_shared<AffineCost>(1, 1, Unit::kBytes), 5.0), 1, 10), ArgumentError);
-  EXPECT_NO_THROW(Tuner(with(std::make_shared<PacketCost>(PacketCost::Config{}), 5.0), 1, 10));
-  EXPECT_EQ(Tuner(nullptr, 1, 10).chooser(5), nullptr);
+  EXPECT_THROW(Tuner(with(std::make_shared<MeasuredCost>(), 5.0), {10}), ArgumentError);
+  EXPECT_THROW(Tuner(with(std::make_shared<AffineCost>(1, 1, Unit::kBytes), 5.0), {10}), ArgumentError);
+  EXPECT_NO_THROW(Tuner(with(std::make_shared<PacketCost>(PacketCost::Config{}), 5.0), {10}));
+  EXPECT_EQ(Tuner(nullptr, {10}).chooser(0, 5), nullptr);
+}
+
+TEST_P(TunerTest, WeightsAreThoseOfTheElementsWhereverTheyTravel) {
+  const std::vector<ParameterSpec> model = {{500, "Identity()"},
+                                            {3000, "Direct(TopK(ratio=0.5))"},
+                                            {3100, "Direct(StochasticSparsifier(budget=0.5))"},
+                                            {3000, "Direct(TopK(ratio=0.5))"}};
+  const auto weights = [](size_t n) {  // one in seven counts, and no part of a parameter begins at a multiple of seven
+    auto out = std::make_shared<std::vector<double>>(n, 1e-9);
+    for (size_t j = 0; j < n; j += 7) (*out)[j] = 1;
+    return out;
+  };
+  AveragerConfig config{.exchange = std::get<0>(GetParam()), .seed = 3};
+  config.policy = with(std::make_shared<AffineCost>(100, 1, Unit::kBits));
+  config.weights = {nullptr, weights(3000), weights(3100), nullptr};
+  Cluster c(std::get<1>(GetParam()), DType::kFloat32, model, config);
+  for (uint64_t step = 0; step < 3; ++step) {
+    const ByRank out = c.step({{3, 1}, {2, 0}}, step);
+    for (size_t rank = 0; rank < out.size(); ++rank)
+      for (size_t id = 0; id < model.size(); ++id) ASSERT_EQ(out[rank][id], out[0][id]);
+    for (const size_t id : {1u, 2u, 3u}) {
+      const float* const v = out[0][id].view().as<float>();
+      size_t on = 0, off = 0;
+      for (size_t j = 0; j < model[id].numel; ++j) (j % 7 ? off : on) += v[j] != 0;
+      EXPECT_GT(on, 3u) << id;
+      if (id == 3)
+        EXPECT_GT(off, 20u);  // no weights: all alike
+      else
+        EXPECT_EQ(off, 0u) << id;
+    }
+  }
+}
+
+TEST(Tuner, WeightsOfAnotherModelAreRefused) {
+  const auto policy = with(std::make_shared<AffineCost>(1, 1, Unit::kBits));
+  const auto vector = [](std::vector<double> v) { return std::make_shared<const std::vector<double>>(std::move(v)); };
+  EXPECT_NO_THROW(Tuner(policy, {2, 1}, {vector({1, 0.5}), nullptr}));
+  EXPECT_THROW(Tuner(policy, {2, 1}, {vector({1, 0.5})}), ArgumentError);
+  EXPECT_THROW(Tuner(policy, {2, 1}, {vector({1}), nullptr}), ArgumentError);
+  for (const double bad : {0.0, -1.0, HUGE_VAL, double(NAN)})
+    EXPECT_THROW(Tuner(policy, {2, 1}, {vector({1, bad}), nullptr}), ArgumentError) << bad;
+}
+
+TEST(Tuner, MeanOfMeasuredCostsIsTheFitOfAllSamples) {
+  const auto group = std::make_shared<LoopbackGroup>(3);
+  const MeasuredCost::Config config{.keep = 1};
+  MeasuredCost all(config);
+  std::vector<std::unique_ptr<MeasuredCost>> costs;
+  for (int rank = 0; rank < 3; ++rank) {
+    costs.push_back(std::make_unique<MeasuredCost>(config));
+    for (int i = 0; i < 5 * rank; ++i) {  // rank 0 has seen nothing
+      const double bytes = 1000.0 * (i + 3 * rank), seconds = 1e-3 + 1e-8 * bytes * (rank + i % 2);
+      costs.back()->observe(bytes, seconds);
+      all.observe(bytes, seconds);
+    }
+  }
+  test::on_ranks(group, [&](int rank) {
+    LoopbackExchange exchange(group, rank);
+    MeasuredCost mean(config);
+    mean.set_state(mean_of(costs[static_cast<size_t>(rank)]->state(), exchange));
+    EXPECT_EQ(mean.samples(), 5u);  // 15 of three ranks
+    EXPECT_NEAR(mean.fit().c0 / all.fit().c0, 1, 1e-12);
+    EXPECT_NEAR(mean.fit().c1 / all.fit().c1, 1, 1e-12);
+  });
+  MeasuredCost untouched(config);
+  test::on_ranks(group, [&](int rank) {
+    LoopbackExchange exchange(group, rank);
+    EXPECT_EQ(mean_of(untouched.state(), exchange).samples, 0);
+  });
 }
 
 TEST(Tuner, PriceIsThatOfTheStepAndFollowsTheLossScale) {
-  Tuner tuner(with(std::make_shared<BitCost>(), 800.0), 2, 100);
+  Tuner tuner(with(std::make_shared<BitCost>(), 800.0), {50, 50});
   const float mean[] = {3, 4};
   const ConstView view{mean, DType::kFloat32, 2};
   const uint32_t first[] = {1}, second[] = {0};

@@ -142,8 +142,8 @@ TEST(Cat, IndexBitsAreThoseOfTheIndexCodeAtTheChoice) {
   EXPECT_GT(entries, 100);
   EXPECT_LT(entries, 20000);
   // The ratio with real lengths is within 2 % of the best there is.
-  double unit = 0;
-  const std::vector<double> sorted = sorted_magnitudes(std::span<const float>(g), &unit);
+  Profile<float> profile{std::span<const float>(g)};
+  const std::span<const double> sorted = profile.sorted(0, profile.kBins);
   double sum = 0, best = 0, found = 0;
   for (size_t t = 1; t <= sorted.size(); ++t) {
     sum += sorted[t - 1] * sorted[t - 1];
@@ -233,6 +233,45 @@ TEST(Cat, PriceFollowsTheBudget) {
   EXPECT_THROW(Cat({.cost = affine(0, 1), .budget = 0.0}), ArgumentError);
   EXPECT_THROW(Cat({.cost = nullptr}), ArgumentError);
   EXPECT_THROW(Cat({.cost = affine(0, 1), .budget = {}, .speed = 2}), ArgumentError);
+}
+
+TEST(Cat, ARunSendsWhatBeatsSendingEverything) {
+  const std::vector<float> narrow = gaussian(3000, 4);
+  std::vector<double> g(narrow.begin(), narrow.end());
+  for (double& v : g) v = v * v * v;
+  const std::span<const double> all(g);
+  const EntryCode code{g.size(), 64, 0};
+  const CatChooser step({.cost = affine(100, 1)}), run({.cost = affine(100, 1), .horizon = Horizon::kRun});
+  const uint64_t entries = run.largest(all, code);
+  EXPECT_GT(entries, step.largest(all, code));
+  const double price = square(g) / (100 + 3000);  // squared gradient per unit of cost, of everything
+  EXPECT_EQ(entries, std::count_if(g.begin(), g.end(), [&](double v) { return v * v > price; }));
+  EXPECT_EQ(run.threshold(all, code), step.threshold(all, code));
+  std::vector<double> y = g;
+  std::sort(y.begin(), y.end(), [](double a, double b) { return std::abs(a) > std::abs(b); });
+  double whole = 0, sum = 0, best = -HUGE_VAL;
+  for (const double v : y) whole += std::abs(v);
+  const double sign_price = whole * whole / 3000 / 3100;
+  uint64_t signs = 0;
+  for (size_t t = 1; t <= y.size(); ++t) {
+    sum += std::abs(y[t - 1]);
+    const auto count = static_cast<double>(t);
+    if (const double v = sum * sum / count - sign_price * count; v > best) best = v, signs = t;
+  }
+  EXPECT_EQ(run.signs(all, code), signs);
+  // All alike: nothing is better than everything, whatever the cost.
+  const std::vector<double> flat(50, -0.7);
+  for (const auto& cost : {affine(0, 1), affine(5, 1)}) {
+    const CatChooser chooser({.cost = cost, .horizon = Horizon::kRun});
+    EXPECT_EQ(chooser.largest(std::span<const double>(flat), {50, 64, 0}), 50u);
+    EXPECT_EQ(chooser.signs(std::span<const double>(flat), {50, 1, 32}), 50u);
+  }
+  // Packets are filled.
+  const auto packets =
+      std::make_shared<PacketCost>(PacketCost::Config{.payload = 800, .packet = 900, .straddle = false});
+  const CatChooser filled({.cost = packets, .horizon = Horizon::kRun}), first({.cost = packets});
+  EXPECT_GE(filled.largest(all, code), first.largest(all, code));
+  EXPECT_LT(filled.largest(all, code), 3000u);
 }
 
 }  // namespace

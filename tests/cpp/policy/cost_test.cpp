@@ -114,5 +114,30 @@ TEST(Cost, MeasuredFollowsALinkThatChanges) {
   EXPECT_NEAR(cost.fit().c1, 8, 1e-9);
 }
 
+TEST(Cost, MeasuredStateGoesOnWhereItWas) {
+  MeasuredCost one, other;
+  for (int i = 1; i < 9; ++i) one.observe(1000.0 * i, 1e-3 + 1e-7 * i * i);
+  other.set_state(one.state());
+  EXPECT_EQ(other.samples(), 8u);
+  one.observe(5e4, 0.1);
+  other.observe(5e4, 0.1);
+  EXPECT_EQ(one.fit().c0, other.fit().c0);
+  EXPECT_EQ(one.fit().c1, other.fit().c1);
+  const MeasuredCost::State good = one.state();
+  for (double MeasuredCost::State::*field :
+       {&MeasuredCost::State::samples, &MeasuredCost::State::weight, &MeasuredCost::State::mean_bytes,
+        &MeasuredCost::State::mean_seconds, &MeasuredCost::State::variance, &MeasuredCost::State::covariance})
+    for (const double bad : {-1.0, HUGE_VAL, double(NAN)}) {
+      MeasuredCost::State s = good;
+      s.*field = bad;
+      if (field == &MeasuredCost::State::covariance && bad == -1)
+        EXPECT_NO_THROW(MeasuredCost().set_state(s));
+      else
+        EXPECT_THROW(other.set_state(s), ArgumentError);
+    }
+  EXPECT_THROW(other.set_state({.samples = 1}), ArgumentError);  // of no weight
+  EXPECT_EQ(one.fit().c1, other.fit().c1);                       // as it was
+}
+
 }  // namespace
 }  // namespace tsq
