@@ -210,7 +210,8 @@ def resolve(policy: Policy | None, specs: Sequence[str], *, numel: int | None = 
     if policy is None or isinstance(policy, Fixed):
         return Resolved(None, "Fixed()")
     if isinstance(policy, NeverSlower) and numel is None:  # how buckets travel; what senders make is the inner one's
-        return Resolved(resolve(policy.senders, specs).core, repr(policy))
+        inner = policy.senders
+        return Resolved(resolve(inner, specs).core, repr(policy if inner is None else replace(policy, inner=_without_numbers(inner))))
     if not isinstance(policy, CAT):
         kinds = "None, Fixed() or CAT(...)" if numel is not None else "None, Fixed(), CAT(...) or NeverSlower(...)"
         raise TypeError(f"policy: expected {kinds}, got {type(policy).__name__}")
@@ -225,12 +226,19 @@ def resolve(policy: Policy | None, specs: Sequence[str], *, numel: int | None = 
         if not isinstance(policy.smoothness, Mapping):
             raise ValueError("policy: CAT(smoothness=): expected a mapping from names of parameters in a hook, got "
                              f"{type(policy.smoothness).__name__}")
-        return Resolved(policy._core, repr(replace(policy, smoothness=dict.fromkeys(policy.smoothness, 1))))
+        return Resolved(policy._core, repr(_without_numbers(policy)))
     if isinstance(policy.smoothness, Mapping):
         raise ValueError("policy: CAT(smoothness=): expected one tensor: a Sender has no parameters")
     if (length := len(diagonal_of(policy.smoothness, "CAT: smoothness"))) != numel:
         raise ValueError(f"policy: CAT(smoothness=): expected {numel} elements, as many as the gradient, got {length}")
     return Resolved(policy._core, repr(policy))
+
+
+def _without_numbers(policy: CAT | Fixed) -> CAT | Fixed:
+    """As ranks must agree on it: they may differ in the numbers of a smoothness by parameter."""
+    if not isinstance(policy, CAT) or not isinstance(policy.smoothness, Mapping):
+        return policy
+    return replace(policy, smoothness=dict.fromkeys(policy.smoothness, 1))
 
 
 def weights_by_parameter(policy: Policy | None, parameters: Sequence[tuple[str, torch.Tensor, str, str]]) -> dict[str, torch.Tensor]:
@@ -242,6 +250,8 @@ def weights_by_parameter(policy: Policy | None, parameters: Sequence[tuple[str, 
     Raises:
         ValueError: naming what is of another size, matches nothing or is missing.
     """
+    if isinstance(policy, NeverSlower):
+        policy = policy.senders
     if not isinstance(policy, CAT) or not isinstance(policy.smoothness, Mapping):
         return {}
     diagonals: dict[str, torch.Tensor] = {}

@@ -70,7 +70,10 @@ def test_ranks_agree_and_nothing_is_lost(world, exchange, cap):
 def beside(rank: int, world: int, kind: str) -> dict[str, Any]:
     ddp, spec = DDP(make_model(), bucket_cap_mb=TINY), "ErrorFeedback(TopK(ratio=0.1))"
     if kind == "cat":
-        hook = tsq.attach(ddp, spec, policy=tsq.NeverSlower(tsq.CAT(tsq.AffineCost(1e-3, 1e-5)), min_gain=0.0))
+        own = torch.Generator().manual_seed(rank)
+        diagonals = {name: torch.rand(p.numel(), generator=own) + 0.5 for name, p in ddp.module.named_parameters()}
+        cat = tsq.CAT(tsq.AffineCost(1e-3, 1e-5), smoothness=diagonals)
+        hook = tsq.attach(ddp, spec, policy=tsq.NeverSlower(cat, min_gain=0.0))
     else:
         hook = tsq.attach(ddp, "ErrorFeedback(Quantizer(bits=2))", policy=EAGER, smoothness=tsq.Running(kind, warmup=3, interval=5))
     train(ddp, sgd(ddp), rank, range(STEPS))
