@@ -78,7 +78,7 @@ RansTable unpack(const uint8_t* in, uint32_t used, size_t* index) {
   return table;
 }
 
-constexpr size_t kStateBits = 20;                               // of a state in the string of states, at least
+constexpr size_t kStateBits = 20;                                 // of a state in the string of states, at least
 constexpr size_t kStringRoom = 35 * kernels::kRansLanes / 8 + 8;  // eight bytes may be loaded and stored at every bit
 
 /// The string of states: of each, e = floor(log2) - 16 in 4 bits and its lowest 16 + e bits. Returns its bytes.

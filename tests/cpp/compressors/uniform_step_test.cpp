@@ -124,7 +124,8 @@ TEST(UniformStep, MeetsTheWantedRateNearTheEntropy) {
           EXPECT_NEAR(rate / bits, 1.0, 0.1) << n << ' ' << bits << ' ' << int(kind) << ' ' << stochastic;
           if (n < 300'000 || stochastic) continue;
           const double order0 = entropy_bits(decoded(out, DType::kFloat32, n), load<float>(out.data()));
-          EXPECT_LE(8.0 * double(out.size()), (bits > 2 ? 1.06 : 1.03) * order0) << n << ' ' << bits << ' ' << int(kind);
+          EXPECT_LE(8.0 * double(out.size()), (bits > 2 ? 1.06 : 1.03) * order0)
+              << n << ' ' << bits << ' ' << int(kind);
         }
       }
     }
