@@ -68,7 +68,7 @@ def load(core: _C.Hook, state_dict: Mapping[str, Any], identity: Mapping[str, An
 
 
 def measured(core: _C.Hook, mode: str) -> dict[str, float] | None:
-    """What the policy's ``MeasuredCost`` has learnt: of this rank, or (mode ``"mean"``, collective) of the samples of all; None without one."""
+    """What the policy's ``MeasuredCost`` has learnt: of this rank, or (mode ``"mean"``, collective) of all; None without one."""
     numbers = core.measured(mode == "mean")
     return None if numbers is None else dict(zip(MEASURED, numbers, strict=True))
 
@@ -80,11 +80,12 @@ def checked_measured(given: Any) -> list[float] | None:
     if not isinstance(given, Mapping) or set(given) != set(MEASURED):
         raise ValueError(f"state_dict: measured: expected None or a mapping of {', '.join(MEASURED)}, got {given!r}")
     for key, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or (key != "covariance" and value < 0):
-            raise ValueError(f"state_dict: measured: {key}: expected a finite number{'' if key == 'covariance' else ' of at least 0'}, got {value!r}")
-    if (given["samples"] > 0) != (given["weight"] > 0):
-        raise ValueError(f"state_dict: measured: weight: expected {'one above 0' if given['samples'] > 0 else '0'} of {given['samples']} samples, "
-                         f"got {given['weight']}")
+        least, range_ = (-math.inf, "") if key == "covariance" else (0.0, " of at least 0")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
+            raise ValueError(f"state_dict: measured: {key}: expected a finite number{range_}, got {value!r}")
+    samples, weight = given["samples"], given["weight"]
+    if (samples > 0) != (weight > 0):
+        raise ValueError(f"state_dict: measured: weight: expected {'one above 0' if samples else '0'} of {samples} samples, got {weight}")
     return [float(given[key]) for key in MEASURED]
 
 

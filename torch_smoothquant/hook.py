@@ -82,6 +82,7 @@ class Hook:
             mode: ``"rank"``: this rank's own; save one file per rank; loading it at the same rank and world size resumes bit for bit.
                 ``"mean"``: collective; the same on every rank, for any world size: workers' vectors are replaced by their mean over ranks,
                 which keeps what error feedback owes and what an estimate means.
+                What a ``MeasuredCost`` has learnt (``"measured"``) is this rank's, or that of the samples of all ranks.
         """
         return {**checkpoint.save(self._core, mode, self._identity()), "loss_scale": self._loss_scale, "price": self._core.price(),
                 "measured": checkpoint.measured(self._core, mode)}

@@ -271,7 +271,8 @@ def weights_by_parameter(policy: Policy | None, parameters: Sequence[tuple[str, 
     if unused:
         raise ValueError(f"CAT: smoothness: expected patterns that match a parameter, got {sorted(unused)}")
     if policy.budget is not None and missing:
-        raise ValueError(f"CAT: smoothness: expected all parameters that are chosen in, as there is a budget for all; not there: {missing[:5]}")
+        raise ValueError("CAT: smoothness: expected all parameters that are chosen in, as there is a budget for all; "
+                         f"not there: {missing[:5]}")
     least = {name: float(d.min()) for name, d in diagonals.items() if len(d)}
     common = min(least.values(), default=1.0)
     return {name: _weights(d, common if policy.budget is not None else least.get(name, 1.0)) for name, d in diagonals.items()}
@@ -290,7 +291,7 @@ def diagonal_of(smoothness: Any, name: str, *, number: bool = False) -> torch.Te
     elif not isinstance(smoothness, torch.Tensor) and callable(getattr(smoothness, "diagonal", None)):
         smoothness = smoothness.diagonal()
     if not isinstance(smoothness, torch.Tensor) or smoothness.ndim > 1 or (smoothness.ndim == 0 and not number):
-        what = "a 1-D tensor, what has a diagonal() that is one, or a number" if number else "a 1-D tensor or what has a diagonal() that is one"
+        what = "a 1-D tensor or what has a diagonal() that is one" + (", or a number" if number else "")
         got = f"a tensor of {smoothness.ndim} dimensions" if isinstance(smoothness, torch.Tensor) else type(smoothness).__name__
         raise TypeError(f"{name}: expected {what}, got {got}")
     d = smoothness.detach().to(device="cpu", dtype=torch.float64)

@@ -1,8 +1,8 @@
 """Command line: `python -m benchmarks.cat [folder of LIBSVM files]`, from the root of the repository.
 
 One worker, gradient descent with the guaranteed step, from 0 until f - f* is below the target; S = TopK, S+Q = SparseSign, SS =
-StochasticSparsifier. Every fixed T is run for every cost, CAT once with each horizon, with nothing tuned. One line a case: what CAT cost, what the best
-fixed T cost and which one it was, their ratio, and what T = 1, d / 10 and d cost. Without a folder: a synthetic problem.
+StochasticSparsifier. Every fixed T is run for every cost, CAT once with each horizon, with nothing tuned. One line a case: what CAT cost,
+what the best fixed T cost and which one it was, their ratio, and what T = 1 and d cost. Without a folder: a synthetic problem.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def compare(name: str, problem: Ridge, label: str, options: argparse.Namespace) 
         least, at = best[kind]
         ends = ", ".join(f"T = {t} {shown[t][kind] / least:.2f}" for t in (1, problem.d))
         for horizon, (cost, mean, steps) in zip(HORIZONS[label], cat[kind], strict=True):
-            print(f"{name:<10} {label:<4} {kind:<9} CAT, {horizon + ',':<5} {cost:11.5g} (mean T {mean:5.1f}, {steps:5d} steps)  best fixed "
+            print(f"{name:<10} {label:<4} {kind:<9} CAT, {horizon:<4} {cost:11.5g} (mean T {mean:5.1f}, {steps:5d} steps)  best fixed "
                   f"{least:11.5g} at T = {at:<3d}  CAT / best {cost / least:5.2f}  ({ends} of the best)", flush=True)
 
 

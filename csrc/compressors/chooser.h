@@ -23,7 +23,7 @@ class EntryChooser {
   virtual uint64_t largest(std::span<const float> candidates, const EntryCode& code) const = 0;
   virtual uint64_t largest(std::span<const double> candidates, const EntryCode& code) const = 0;
 
-  /// The same where only signs are sent, with one scale. May reorder the candidates.
+  /// The same where only signs are sent, with one scale.
   virtual uint64_t signs(std::span<const float> candidates, const EntryCode& code) const = 0;
   virtual uint64_t signs(std::span<const double> candidates, const EntryCode& code) const = 0;
 

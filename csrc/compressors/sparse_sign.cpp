@@ -6,6 +6,7 @@
 
 #include "common/error.h"
 #include "compressors/chooser.h"
+#include "compressors/chosen.h"
 #include "compressors/random_values.h"
 #include "compressors/sparse_decode.h"
 #include "compressors/sums.h"
@@ -60,15 +61,16 @@ float SparseSign::scale_of(kernels::Form form, ConstView x, const void* state, c
   return saturated<float>(std::sqrt(squared_norm_of(form, x, state)));
 }
 
-/// Leaves of the candidates what the chooser wants; what it chose.
+/// Selects at most count_ entries, what the chooser wants of them: what it chose; none if an element is not finite.
 template <class S>
-Compressor::Choice SparseSign::choose(kernels::Form form, ConstView x, const void* state, const EntryChooser& chooser,
-                                      Selection<S>& kept) const {
-  thread_local std::vector<S> candidates;  // the chooser may reorder these
-  candidates.assign(kept.value.begin(), kept.value.begin() + static_cast<ptrdiff_t>(kept.count));
-  keep_largest(kept, chooser.signs(std::span<const S>(candidates), {x.numel, 1.0, 8.0 * kScaleBytes}));
+std::optional<Compressor::Choice> SparseSign::choose(kernels::Form form, ConstView x, void* state,
+                                                     const EntryChooser& chooser, Selection<S>& kept) const {
+  const auto pick = [&](std::span<const S> candidates) {
+    return chooser.signs(candidates, {x.numel, 1.0, 8.0 * kScaleBytes});
+  };
+  if (!select_chosen(form, x, state, count_.of(x.numel), kept, pick)) return std::nullopt;
   const double sum = lane_sum(kept.count, [&](size_t j) { return std::abs(static_cast<double>(kept.value[j])); });
-  return {kept.count, sum * sum / (static_cast<double>(kept.count) * squared_norm_of(form, x, state))};
+  return Choice{kept.count, sum * sum / (static_cast<double>(kept.count) * squared_norm_of(form, x, state))};
 }
 
 Compressor::Encoded SparseSign::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
@@ -77,9 +79,9 @@ Compressor::Encoded SparseSign::run(kernels::Form form, ConstView x, void* state
   return with_element(x.dtype, [&](auto element) -> Encoded {
     using S = typename decltype(element)::State;
     thread_local Selection<S> kept;  // reused: as large as the largest section's
-    const bool finite = select_largest(form, x, state, count_.of(x.numel), kept);
     std::optional<Choice> choice;
-    if (finite && key.chooser) choice = choose(form, x, state, *key.chooser, kept);
+    if (key.chooser) choice = choose(form, x, state, *key.chooser, kept);
+    const bool finite = key.chooser ? choice.has_value() : select_largest(form, x, state, count_.of(x.numel), kept);
     const float scale = finite && kept.count ? scale_of(form, x, state, kept) : 0.0f;
     if (scale == 0) {
       const size_t bytes = zero_bytes(x.numel, x.dtype);

@@ -50,8 +50,8 @@ class SparseSign final : public FusedCompressor {
   Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const override;
 
   template <class S>
-  Choice choose(kernels::Form form, ConstView x, const void* state, const EntryChooser& chooser,
-                Selection<S>& kept) const;
+  std::optional<Choice> choose(kernels::Form form, ConstView x, void* state, const EntryChooser& chooser,
+                               Selection<S>& kept) const;
   template <class S>
   float scale_of(kernels::Form form, ConstView x, const void* state, const Selection<S>& kept) const;
 

@@ -1,6 +1,7 @@
 #include "compressors/topk.h"
 
 #include "compressors/chooser.h"
+#include "compressors/chosen.h"
 #include "compressors/sums.h"
 
 namespace tsq {
@@ -23,16 +24,17 @@ std::optional<Compressor::Choice> TopK::choose(kernels::Form form, ConstView x, 
   const auto square = [](S value) { return static_cast<double>(value) * static_cast<double>(value); };
   const std::span<const double> weights = key.chooser->weights(key.offset, x.numel);
   thread_local std::vector<S> buffer, products;  // reused: as large as the largest section
+  const auto pick = [&](std::span<const S> candidates) { return key.chooser->largest(candidates, code_of(x)); };
   const S *sums = nullptr, *ranks = nullptr;
   if (weights.empty()) {
-    if (!select_largest(form, x, state, target(x.numel), kept)) return std::nullopt;
+    if (!select_chosen(form, x, state, target(x.numel), kept, pick)) return std::nullopt;
   } else {
     sums = sums_of(form, x, state, buffer);
     if (!sums) return std::nullopt;
     ranks = ranks_of(sums, x.numel, weights, products);
-    select_largest(kernels::Form::kPlain, {ranks, state_dtype(x.dtype), x.numel}, nullptr, target(x.numel), kept);
+    const ConstView ranked{ranks, state_dtype(x.dtype), x.numel};
+    select_chosen(kernels::Form::kPlain, ranked, nullptr, target(x.numel), kept, pick);
   }
-  keep_largest(kept, key.chooser->largest(std::span<const S>(kept.value.data(), kept.count), code_of(x)));
   const double sent = lane_sum(kept.count, [&](size_t j) { return square(kept.value[j]); });
   const double all =
       ranks ? lane_sum(x.numel, [&](size_t i) { return square(ranks[i]); }) : squared_norm_of(form, x, state);

@@ -103,7 +103,8 @@ def test_degenerate_cases():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("spec", ["TopK(ratio=0.5)", "SparseSign(ratio=0.5)", "StochasticSparsifier(budget=0.5)"])
+@pytest.mark.parametrize("spec", ["TopK(ratio=0.5)", "TopK(ratio=1.0)", "SparseSign(ratio=0.5)", "SparseSign(ratio=1.0)",
+                                  "StochasticSparsifier(budget=0.5)"])
 @pytest.mark.parametrize("n", [0, 1, 255, 257])
 def test_every_dtype_and_length(spec, dtype, n):
     g = torch.randn(n, generator=torch.Generator().manual_seed(n)).to(dtype)
@@ -113,6 +114,24 @@ def test_every_dtype_and_length(spec, dtype, n):
         total += tsq.decode(sender.send(g)).double()
     assert torch.allclose(total + sender.state["residual"].double(), 3 * g.double(), atol=1e-2, rtol=1e-2)  # conservation
     assert (sender.entries or 0) <= max(1, n)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("name", ["TopK", "SparseSign"])
+@pytest.mark.parametrize("mechanism", ["Direct", "ErrorFeedback", "EF21"])
+def test_where_all_may_be_sent_the_choice_gives_the_message_of_its_number(mechanism, name, dtype):
+    g = (gradient(2, 3000) * 3).round().div(4).to(dtype)  # many ties: of equal ones the first are sent
+    chosen, limited = (tsq.Sender(f"{mechanism}({name}({of}))", 3000, dtype=dtype, policy=tsq.CAT(tsq.AffineCost(c0, 1.0)))
+                       for of, c0 in (("ratio=1.0", 50.0), ("k=2999", 50.0)))
+    for k in range(3):
+        one, other = chosen.send(g * (1 + k)), limited.send(g * (1 + k))
+        assert torch.equal(one, other)
+        assert 0 < (chosen.entries or 1) < 2999  # EF21 begins with everything
+    before = {k: v.clone() for k, v in chosen.state.items()}
+    bad = g.clone()
+    bad[7] = math.inf
+    assert tsq.decode(chosen.send(bad)).isnan().all()
+    assert all(torch.equal(v, chosen.state[k]) for k, v in before.items())
 
 
 def test_dearer_bytes_send_fewer_entries_and_receivers_need_not_know():

@@ -261,10 +261,12 @@ TEST(Cat, ARunSendsWhatBeatsSendingEverything) {
   EXPECT_EQ(run.signs(all, code), signs);
   // All alike: nothing is better than everything, whatever the cost.
   const std::vector<double> flat(50, -0.7);
-  for (const auto& cost : {affine(0, 1), affine(5, 1)}) {
-    const CatChooser chooser({.cost = cost, .horizon = Horizon::kRun});
+  for (const double c0 : {0.0, 5.0}) {
+    const CatChooser chooser({.cost = affine(c0, 1), .horizon = Horizon::kRun});
     EXPECT_EQ(chooser.largest(std::span<const double>(flat), {50, 64, 0}), 50u);
-    EXPECT_EQ(chooser.signs(std::span<const double>(flat), {50, 1, 32}), 50u);
+    if (c0 > 0) {  // else all numbers are as good
+      EXPECT_EQ(chooser.signs(std::span<const double>(flat), {50, 1, 32}), 50u);
+    }
   }
   // Packets are filled.
   const auto packets =
@@ -272,6 +274,7 @@ TEST(Cat, ARunSendsWhatBeatsSendingEverything) {
   const CatChooser filled({.cost = packets, .horizon = Horizon::kRun}), first({.cost = packets});
   EXPECT_GE(filled.largest(all, code), first.largest(all, code));
   EXPECT_LT(filled.largest(all, code), 3000u);
+  EXPECT_EQ(filled.largest(std::span<const double>(flat), {50, 64, 0}), 50u);  // one packet, worth just its price
 }
 
 }  // namespace
