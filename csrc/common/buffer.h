@@ -19,7 +19,7 @@ namespace tsq {
 /// Frees what was allocated with this alignment.
 struct FreeAligned {
   std::align_val_t alignment{64};
-  void operator()(uint8_t* p) const { ::operator delete (p, alignment); }
+  void operator()(uint8_t* p) const { ::operator delete(p, alignment); }
 };
 
 class Buffer {
@@ -38,7 +38,7 @@ class Buffer {
   /// Large ones in huge pages where the system has them: sweeps over several vectors at once run out of small ones.
   static Memory allocate(size_t bytes) {
     const FreeAligned free{std::align_val_t{bytes < 2 * kHugePage ? kAlignment : kHugePage}};
-    auto* p = static_cast<uint8_t*>(::operator new (bytes ? bytes : 1, free.alignment));
+    auto* p = static_cast<uint8_t*>(::operator new(bytes ? bytes : 1, free.alignment));
 #ifdef __linux__
     if (bytes >= 2 * kHugePage) madvise(p, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);  // a hint: may fail
 #endif

@@ -41,8 +41,8 @@ Moments moments(const float* x, size_t n, double factor);
 /// lanes[i % 32] += (x_i - h_i)^2 for i < n, a multiple of 32, in ascending order; all in float32.
 void add_square_distances(const float* x, const float* h, size_t n, float* lanes);
 
-/// The same of x and h and of x and y at once. Returns the largest bits of |x_i|, 0 for n = 0: magnitudes are ordered as
-/// their bits are, Inf and NaN last.
+/// The same of x and h and of x and y at once. Returns the largest bits of |x_i|, 0 for n = 0: magnitudes are ordered
+/// as their bits are, Inf and NaN last.
 uint32_t add_square_distances(const float* x, const float* h, const float* y, size_t n, float* to_h, float* to_y);
 
 namespace scalar {

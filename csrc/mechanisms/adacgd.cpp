@@ -56,9 +56,8 @@ double AdaCGD::zeta(size_t n, uint32_t world_size) const {
 
 bool AdaCGD::send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const {
   if (!key.first || !starts_dense())
-    return with_element(x.dtype, [&](auto element) {
-      return send_level<typename decltype(element)::State>(x, state, key, out);
-    });
+    return with_element(
+        x.dtype, [&](auto element) { return send_level<typename decltype(element)::State>(x, state, key, out); });
   if (!passes(x, state, key)) return false;
   for (const View& v : state) assign(v, x);
   return send_whole(x, key, out);
@@ -219,8 +218,8 @@ bool AdaCGD::try_entries(const TopK& c, const Errand& errand, WideSelection<S>& 
   return true;
 }
 
-/// Writes c(x - h), piece by piece, and leaves h as it is. Returns what it leaves, infinity as soon as that is more than
-/// `allowed`; none if it must be measured in one piece or something is not finite.
+/// Writes c(x - h), piece by piece, and leaves h as it is. Returns what it leaves, infinity as soon as that is more
+/// than `allowed`; none if it must be measured in one piece or something is not finite.
 std::optional<double> AdaCGD::encode_in_pieces(const Compressor& c, const Errand& errand, const Parts& out) {
   constexpr size_t kPiece = SquaredDistance::kStretch;  // a multiple of every codec's group
   const auto& [x, h, key, chooser, size, allowed] = errand;

@@ -26,9 +26,8 @@ std::string Lazy::spec() const {
 
 bool Lazy::send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const {
   if (!key.first || !starts_dense())
-    return with_element(x.dtype, [&](auto element) {
-      return send_if_far<typename decltype(element)::State>(x, state, key, out);
-    });
+    return with_element(
+        x.dtype, [&](auto element) { return send_if_far<typename decltype(element)::State>(x, state, key, out); });
   if (!passes(x, state, key)) return false;
   for (const View& v : state) assign(v, x);
   return send_whole(x, key, out);

@@ -9,9 +9,9 @@ namespace tsq {
 
 namespace {
 
-constexpr size_t kShortest = size_t{1} << 16;        // elements: what is shorter is in a cache anyway
-constexpr size_t kPiece = 16, kPieces = 512;         // of a sample: neighbours, one cache line; at equal distances
-constexpr int kShift = 20;                           // a bucket is eight to a power of two
+constexpr size_t kShortest = size_t{1} << 16;  // elements: what is shorter is in a cache anyway
+constexpr size_t kPiece = 16, kPieces = 512;   // of a sample: neighbours, one cache line; at equal distances
+constexpr int kShift = 20;                     // a bucket is eight to a power of two
 constexpr size_t kBuckets = (size_t{1} << 31) >> kShift;
 
 }  // namespace

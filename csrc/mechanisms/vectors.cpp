@@ -102,8 +102,8 @@ std::array<double, 2> float_sums_of_squares(size_t n, const FloatDifference& h, 
     float to_h[kLanes] = {}, to_y[kLanes] = {};
     for (size_t block = begin; block < end; block += kBlock) {
       const size_t last = std::min(end, block + kBlock), full = block + (last - block) / kLanes * kLanes;
-      largest = std::max(largest, kernels::add_square_distances(h.x + block, h.h + block, y.h + block, full - block,
-                                                                to_h, to_y));
+      largest = std::max(
+          largest, kernels::add_square_distances(h.x + block, h.h + block, y.h + block, full - block, to_h, to_y));
       add_squares(full, last, h, to_h);
       add_squares(full, last, y, to_y);
       for (size_t i = full; i < last; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(std::abs(h.x[i])));

@@ -50,8 +50,8 @@ struct Distances {
 };
 Distances squared_distances(ConstView x, ConstView h, ConstView y);
 
-/// The same; *ordinary: kernels::all_ordinary(x). Calls visit(begin, end) for stretches of about a thousand elements, in
-/// ascending order, while they are in the cache.
+/// The same; *ordinary: kernels::all_ordinary(x). Calls visit(begin, end) for stretches of about a thousand elements,
+/// in ascending order, while they are in the cache.
 Distances squared_distances(ConstView x, ConstView h, ConstView y, bool* ordinary,
                             const std::function<void(size_t, size_t)>& visit);
 
