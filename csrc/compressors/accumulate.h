@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/convert.h"
+#include "compressors/deliver.h"
 
 namespace tsq {
 
@@ -34,7 +35,7 @@ void add_parts(View acc, const Visit& visit) {
 template <class Visit>
 void update_parts(View acc, View out, const Visit& visit) {
   visit([&](size_t begin, size_t length) { return acc.slice(begin, length); },
-        [&](size_t begin, View sums) { assign(out.slice(begin, sums.numel), sums); });
+        [&](size_t begin, View sums) { deliver(out.slice(begin, sums.numel), sums, out.numel); });
 }
 
 struct StoreRounded {

@@ -131,6 +131,10 @@ class Compressor {
   /// A slice of a parameter must start at a multiple of this many elements.
   virtual size_t granularity() const = 0;
 
+  /// True if the payload of a vector is, in a row, those of pieces that begin at multiples of granularity(), each
+  /// encoded with the key of its own offset; that of the piece from element i on begins at byte max_bytes(i).
+  virtual bool in_pieces() const { return false; }
+
   /// True if EncodeKey::chooser has a say in what is sent.
   virtual bool takes_chooser() const { return false; }
 

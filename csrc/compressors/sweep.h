@@ -12,6 +12,7 @@
 #include "common/bytes.h"
 #include "common/convert.h"
 #include "common/parallel.h"
+#include "compressors/deliver.h"
 
 namespace tsq {
 
@@ -67,7 +68,7 @@ void sweep_update(std::span<const Bytes> in, View acc, View out, const Add& add)
     for (size_t begin = first, end = first + numel; begin < end; begin += kInCache) {
       const View sums = acc.slice(begin, std::min(kInCache, end - begin));
       for (const Bytes& payload : in) add(payload, begin, sums);
-      assign(out.slice(begin, sums.numel), sums);
+      deliver(out.slice(begin, sums.numel), sums, out.numel);
     }
   });
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <mutex>
+#include <numeric>
 #include <utility>
 
 #include "common/convert.h"
@@ -142,25 +143,43 @@ KeyOf<S> guessed_floor(kernels::Form form, ConstView x, const void* state, size_
   return std::max<KeyOf<S>>(s.keys[rank], 1);
 }
 
-/// The `target` largest of the elements [first, end) whose key is at least `floor`; *done: where it stopped, `end` if
+/// More candidates than this, of `numel` elements, are trimmed.
+size_t most_candidates(size_t target, size_t numel) { return std::min(numel, 2 * target + kChunk); }
+
+/// An empty selection with room for the candidates.
+template <class S>
+void make_room(Selection<S>& s, size_t target, size_t numel) {
+  s.count = 0;
+  const size_t capacity = most_candidates(target, numel) + kChunk + kernels::kTopKSlack;
+  if (s.index.size() >= capacity) return;
+  s.index.resize(capacity);
+  s.value.resize(capacity);
+}
+
+/// Appends those of the elements [begin, end) whose key is at least *floor, which rises when there are more than
+/// `limit` of them. Returns where it stopped: `end`, or the first element that is not finite.
+template <class S>
+size_t append(kernels::Form form, ConstView x, void* state, size_t target, size_t limit, size_t begin, size_t end,
+              Selection<S>& s, KeyOf<S>* floor) {
+  while (begin < end) {
+    const size_t to = std::min(end, begin + kChunk);
+    begin = kernels::topk_sweep(form, x, state, begin, to, *floor, s.index.data(), s.value.data(), &s.count);
+    if (begin < to) break;
+    if (s.count > limit) *floor = trim(s, target) + 1;
+  }
+  return begin;
+}
+
+/// The `target` largest of the elements [first, end) whose key is at least `floor`; returns where it stopped, `end` if
 /// all of them are finite.
 template <class S>
-void collect(kernels::Form form, ConstView x, void* state, size_t target, KeyOf<S> floor, size_t first, size_t end,
-             Selection<S>& s, size_t* done) {
-  const size_t limit = std::min(end - first, 2 * target + kChunk);
-  if (const size_t capacity = limit + kChunk + kernels::kTopKSlack; s.index.size() < capacity) {
-    s.index.resize(capacity);
-    s.value.resize(capacity);
-  }
-  s.count = 0;
-  for (*done = first; *done < end;) {
-    const size_t to = std::min(end, *done + kChunk);
-    const size_t got = kernels::topk_sweep(form, x, state, *done, to, floor, s.index.data(), s.value.data(), &s.count);
-    *done = got;
-    if (got < to) return;
-    if (s.count > limit) floor = trim(s, target) + 1;
-  }
-  if (s.count > target) trim(s, target);
+size_t collect(kernels::Form form, ConstView x, void* state, size_t target, KeyOf<S> floor, size_t first, size_t end,
+               Selection<S>& s) {
+  make_room(s, target, end - first);
+  const size_t limit = most_candidates(target, end - first);
+  const size_t done = append(form, x, state, target, limit, first, end, s, &floor);
+  if (done == end && s.count > target) trim(s, target);
+  return done;
 }
 
 /// The same of all elements. False if one is not finite: then the state is as it was (kResidual: to rounding).
@@ -169,8 +188,7 @@ bool collect(kernels::Form form, ConstView x, void* state, size_t target, KeyOf<
   std::mutex mutex;
   std::vector<std::pair<size_t, size_t>> swept;
   const bool finite = select_in_pieces(x.numel, s, [&](size_t first, size_t end, Selection<S>& part) {
-    size_t done = first;
-    collect(form, x, state, target, floor, first, end, part, &done);
+    const size_t done = collect(form, x, state, target, floor, first, end, part);
     const std::lock_guard lock(mutex);
     swept.emplace_back(first, done);
     return done == end;
@@ -198,10 +216,71 @@ bool select_largest(kernels::Form form, ConstView x, void* state, size_t target,
 }
 
 template <class S>
+LargestDifferences<S>::LargestDifferences(ConstView x, const View& h, size_t target, Selection<S>& selection)
+    : x_(x),
+      h_(h),
+      target_(target),
+      selection_(selection),
+      floor_(guessed_floor(kernels::Form::kShifted, x, h.data, target, selection)),
+      bar_(floor_) {
+  make_room(selection, target, x.numel);
+}
+
+template <class S>
+void LargestDifferences<S>::sweep(size_t begin, size_t end) {
+  if (!finite_) return;
+  const size_t limit = most_candidates(target_, x_.numel);
+  finite_ = append(kernels::Form::kShifted, x_, h_.data, target_, limit, begin, end, selection_, &bar_) == end;
+}
+
+template <class S>
+bool LargestDifferences<S>::finish() {
+  if (!finite_) return false;
+  if (selection_.count < target_ && floor_ > 1)
+    return collect(kernels::Form::kShifted, x_, h_.data, target_, KeyOf<S>{1}, selection_);
+  keep_largest(selection_, target_);
+  return true;
+}
+
+// Whatever t is: those of magnitude t or more, and t^2 for each that is missing. A sample makes t fit.
+template <class S>
+double largest_energy_bound(const Selection<S>& s, size_t target) {
+  constexpr size_t kSample = 512;
+  KeyOf<S> bar = 0;
+  if (target < s.count) {
+    std::vector<KeyOf<S>> sample;
+    for (size_t j = 0; j < s.count; j += s.count / kSample + 1) sample.push_back(key_of(s.value[j]));
+    const auto nth = sample.begin() + static_cast<ptrdiff_t>(target * sample.size() / s.count);
+    std::nth_element(sample.begin(), nth, sample.end(), std::greater<>());
+    bar = *nth;
+  }
+  const S t = std::bit_cast<S>(bar);
+  constexpr size_t kLanes = 8;
+  double sums[kLanes] = {}, counts[kLanes] = {};
+  const auto take = [&](S entry, size_t lane) {
+    const S magnitude = std::abs(entry);
+    const double value = magnitude >= t ? static_cast<double>(magnitude) : 0.0;
+    sums[lane] += value * value;
+    counts[lane] += magnitude >= t ? 1.0 : 0.0;
+  };
+  size_t j = 0;
+  for (; j + kLanes <= s.count; j += kLanes)
+    for (size_t lane = 0; lane < kLanes; ++lane) take(s.value[j + lane], lane);
+  for (; j < s.count; ++j) take(s.value[j], 0);
+  const double energy = std::accumulate(sums, sums + kLanes, 0.0);
+  const double missing = static_cast<double>(target) - std::accumulate(counts, counts + kLanes, 0.0);
+  return energy + std::max(missing, 0.0) * static_cast<double>(t) * static_cast<double>(t);
+}
+
+template <class S>
 void keep_largest(Selection<S>& selection, size_t target) {
   if (selection.count > target) trim(selection, target);
 }
 
+template class LargestDifferences<float>;
+template class LargestDifferences<double>;
+template double largest_energy_bound(const Selection<float>&, size_t);
+template double largest_energy_bound(const Selection<double>&, size_t);
 template void keep_largest(Selection<float>&, size_t);
 template void keep_largest(Selection<double>&, size_t);
 template bool select_largest(kernels::Form, ConstView, void*, size_t, Selection<float>&);

@@ -31,6 +31,13 @@ struct Selection {
     index.resize(capacity);
     value.resize(capacity);
   }
+  /// The entries of another one.
+  void assign(const Selection& other) {
+    resize(std::max(index.size(), other.count));
+    count = other.count;
+    std::copy_n(other.index.begin(), count, index.begin());
+    std::copy_n(other.value.begin(), count, value.begin());
+  }
   void add(size_t i, S v) {
     index[count] = static_cast<uint32_t>(i);
     value[count++] = v;
@@ -93,12 +100,44 @@ void select_at_most(size_t room, size_t n, Selection<S>& kept, const Fill& fill)
 template <class S>
 bool select_largest(kernels::Form form, ConstView x, void* state, size_t target, Selection<S>& selection);
 
+/// select_largest of x - h by a caller that sweeps over x and h for other reasons too, on one thread: it selects from
+/// each stretch of elements while they are in the cache. x, h and the selection must outlive this.
+template <class S>
+class LargestDifferences {
+ public:
+  /// Looks at a sample.
+  LargestDifferences(ConstView x, const View& h, size_t target, Selection<S>& selection);
+
+  /// Takes the elements [begin, end), the ones that follow those before. Of any length; a few thousand are best.
+  void sweep(size_t begin, size_t end);
+
+  /// After the last element: what select_largest returns. Sweeps again if the guess from the sample was too high.
+  bool finish();
+
+ private:
+  ConstView x_;
+  View h_;
+  size_t target_;
+  Selection<S>& selection_;
+  KeyOf<S> floor_, bar_;  ///< the guess, and what it has risen to
+  bool finite_ = true;
+};
+
+/// At least the sum of the squares of the `target` largest entries, and little more; in double, to rounding. O(count),
+/// a few times faster than keep_largest.
+template <class S>
+double largest_energy_bound(const Selection<S>& selection, size_t target);
+
 /// Keeps the `target` largest entries, or all if there are no more; ties as above. O(count).
 template <class S>
 void keep_largest(Selection<S>& selection, size_t target);
 
 extern template bool select_largest(kernels::Form, ConstView, void*, size_t, Selection<float>&);
 extern template bool select_largest(kernels::Form, ConstView, void*, size_t, Selection<double>&);
+extern template class LargestDifferences<float>;
+extern template class LargestDifferences<double>;
+extern template double largest_energy_bound(const Selection<float>&, size_t);
+extern template double largest_energy_bound(const Selection<double>&, size_t);
 extern template void keep_largest(Selection<float>&, size_t);
 extern template void keep_largest(Selection<double>&, size_t);
 

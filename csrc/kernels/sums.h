@@ -3,6 +3,8 @@
 // tsq::kernels::scalar, the same bits; nothing allocates or throws.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -39,6 +41,10 @@ Moments moments(const float* x, size_t n, double factor);
 /// lanes[i % 32] += (x_i - h_i)^2 for i < n, a multiple of 32, in ascending order; all in float32.
 void add_square_distances(const float* x, const float* h, size_t n, float* lanes);
 
+/// The same of x and h and of x and y at once. Returns the largest bits of |x_i|, 0 for n = 0: magnitudes are ordered
+/// as their bits are, Inf and NaN last.
+uint32_t add_square_distances(const float* x, const float* h, const float* y, size_t n, float* to_h, float* to_y);
+
 namespace scalar {
 
 template <class S>
@@ -60,6 +66,15 @@ inline void add_square_distances(const float* x, const float* h, size_t n, float
     const float difference = x[i] - h[i];
     lanes[i % 32] += difference * difference;
   }
+}
+
+inline uint32_t add_square_distances(const float* x, const float* h, const float* y, size_t n, float* to_h,
+                                     float* to_y) {
+  add_square_distances(x, h, n, to_h);
+  add_square_distances(x, y, n, to_y);
+  uint32_t largest = 0;
+  for (size_t i = 0; i < n; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(std::abs(x[i])));
+  return largest;
 }
 
 }  // namespace scalar

@@ -29,6 +29,7 @@ class Bidirectional final : public Mechanism {
   bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const override {
     return up_->send(x, state, key, out);
   }
+  bool inspects() const override { return up_->inspects(); }
   bool retract(const Arrived& sent, ConstView x, std::span<const View> state) const override {
     return up_->retract(sent, x, state);
   }

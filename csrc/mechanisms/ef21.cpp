@@ -2,7 +2,7 @@
 
 #include "common/error.h"
 #include "common/expression.h"
-#include "mechanisms/vectors.h"
+#include "mechanisms/survey.h"
 
 namespace tsq {
 
@@ -12,6 +12,7 @@ EF21::EF21(const CompressorPtr& compressor, const Config& config)
           config.momentum ? std::vector<std::string>{"shift", "momentum"} : std::vector<std::string>{"shift"},
           config.init),
       written_(compressor),
+      sparse_(dynamic_cast<const TopK*>(codec().get())),
       config_(config) {
   if (config.momentum && !(*config.momentum > 0 && *config.momentum <= 1))
     throw ArgumentError(concat("EF21: momentum: expected a number above 0, at most 1, got ", *config.momentum));
@@ -25,7 +26,8 @@ std::string EF21::spec() const {
 
 bool EF21::send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const {
   if (!config_.momentum) {
-    if (!key.first || init() == Init::kZero) return send_increment(compressor(), x, state[0], key.encode, out);
+    if (!key.first || init() == Init::kZero) return send_shifted(x, state, key, out);
+    if (!passes(x, state, key)) return false;
     assign(state[0], x);
     return send_whole(x, key, out);
   }
@@ -42,6 +44,19 @@ bool EF21::send(ConstView x, std::span<const View> state, const StepKey& key, Pa
   }
   assign(state[1], next.view());
   return true;
+}
+
+bool EF21::send_shifted(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const {
+  const View& h = state[0];
+  if (!sparse_ || key.inspected || key.encode.chooser || !selects_in_survey(x.numel))
+    return passes(x, state, key) && send_increment(compressor(), x, h, key.encode, out);
+  return with_element(x.dtype, [&](auto element) {
+    thread_local Selection<typename decltype(element)::State> kept;  // reused: as large as the largest slice needs
+    const Survey seen = survey(x, h, sparse_->target(x.numel), &kept);
+    if (!passes(x, state, key, seen.ordinary) || !seen.selected) return false;
+    send_selected(*sparse_, x, h, key.encode, kept, out);
+    return true;
+  });
 }
 
 std::optional<ThreePoint> EF21::three_point(size_t n, uint32_t world_size) const {

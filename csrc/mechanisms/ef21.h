@@ -18,10 +18,15 @@ class EF21 final : public EstimateReceiver {
 
   std::string spec() const override;
   bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const override;
+  bool inspects() const override { return sparse_ && !config_.momentum; }
   std::optional<ThreePoint> three_point(size_t n, uint32_t world_size) const override;
 
  private:
+  /// A later step without momentum.
+  bool send_shifted(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const;
+
   CompressorPtr written_;
+  const TopK* sparse_;  // the compressor, if it is Top-K
   Config config_;
 };
 

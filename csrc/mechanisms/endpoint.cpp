@@ -38,8 +38,10 @@ size_t Sender::send(ConstView x, MutableBytes out, const EntryChooser* chooser) 
       out, {.dtype = x.dtype, .sections = static_cast<uint32_t>(mechanism.parts()), .rank = rank_, .step = step_});
   StepKey key{encode_key({.seed = config_.seed, .step = step_, .rank = rank_}, 0, config_.world_size), step_ == 0};
   key.encode.chooser = chooser;
+  key.inspected = !mechanism.inspects();
   Parts parts(x.numel, writer.payload(), rates_);
-  const bool sent = send_slice(mechanism, inspect(mechanism, x, state_.views()), x, state_.views(), key, parts);
+  const Delivery delivery = key.inspected ? inspect(mechanism, x, state_.views()) : Delivery::kSend;
+  const bool sent = send_slice(mechanism, delivery, x, state_.views(), key, parts);
   for (const wire::Section& section : parts.sections()) writer.add(section);
   level_ = sent ? parts.level() : -1;
   choice_ = sent ? parts.choice() : std::nullopt;

@@ -4,6 +4,8 @@
 #include <cmath>
 
 #include "common/error.h"
+#include "compressors/deliver.h"
+#include "mechanisms/section.h"
 #include "mechanisms/vectors.h"
 
 namespace tsq {
@@ -56,7 +58,7 @@ bool EstimateReceiver::update_at_once(std::span<const Arrived> from, View g, Vie
     }
   }
   if (usual == nullptr)
-    assign(out, g);
+    deliver(out, g);
   else
     reader_of(*usual, compressor_)->decode_update(payloads, 1.0 / static_cast<double>(from.size()), g, out);
   return true;
@@ -75,6 +77,10 @@ bool EstimateReceiver::send_increment(const Compressor& c, ConstView x, View h, 
   out.add(c, sent);
   if (c.format().codec == wire::Codec::kRaw && x.dtype == h.dtype) assign(h, x);
   return true;
+}
+
+bool EstimateReceiver::passes(ConstView x, std::span<const View> state, const StepKey& key, bool ordinary) const {
+  return key.inspected || ordinary || inspect(*this, x, state) == Delivery::kSend;
 }
 
 bool EstimateReceiver::send_difference(const Compressor& c, ConstView x, ConstView y, const EncodeKey& key, Parts& out,

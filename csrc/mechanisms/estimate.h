@@ -3,6 +3,7 @@
 #pragma once
 
 #include "compressors/identity.h"
+#include "compressors/topk.h"
 #include "mechanisms/mechanism.h"
 
 namespace tsq {
@@ -37,6 +38,15 @@ class EstimateReceiver : public Mechanism {
 
   /// m = c(x - h); h = h + m; adds m. With Identity h becomes x to the bit, so that x = h tests as equal later.
   static bool send_increment(const Compressor& c, ConstView x, View h, const EncodeKey& key, Parts& out);
+
+  /// The same by entries of x - h that have been selected: at most c.target(x.numel). S: h's type.
+  template <class S>
+  static void send_selected(const TopK& c, ConstView x, View h, const EncodeKey& key, Selection<S>& kept, Parts& out) {
+    out.add(c, c.send(kernels::Form::kShifted, x, h.data, out.keyed(key), kept, out.room()));
+  }
+
+  /// True if x may be sent: it has been inspected, or `ordinary` says that it need not be, or it is now.
+  bool passes(ConstView x, std::span<const View> state, const StepKey& key, bool ordinary = false) const;
 
   /// Adds m = c(x - y), and scale * m to `to`; y stays as it is (to may be y). For increments that are not h's own.
   static bool send_difference(const Compressor& c, ConstView x, ConstView y, const EncodeKey& key, Parts& out,

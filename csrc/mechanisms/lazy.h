@@ -15,10 +15,16 @@ class Lazy final : public EstimateReceiver {
   std::string spec() const override;
   bool has_fixed_size(bool first) const override { return first && starts_dense(); }
   bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const override;
+  bool inspects() const override { return true; }
   std::optional<ThreePoint> three_point(size_t n, uint32_t world_size) const override;
 
  private:
+  /// A step with a trigger. S: the state's type.
+  template <class S>
+  bool send_if_far(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const;
+
   CompressorPtr written_;
+  const TopK* sparse_;  // the compressor, if it is Top-K
   double zeta_;
 };
 

@@ -21,7 +21,8 @@ namespace tsq {
 /// The step of a slice. For receivers `encode` is the key of what is encoded there, if anything (Bidirectional).
 struct StepKey {
   EncodeKey encode;
-  bool first = false;  ///< all state is zero on all ranks, and they all know
+  bool first = false;     ///< all state is zero on all ranks, and they all know
+  bool inspected = true;  ///< the gradient has passed inspect() (section.h); else Mechanism::inspects() must be true
 };
 
 /// The sections that a sender writes for one slice, front to back. Does not own the memory.
@@ -165,9 +166,13 @@ class Mechanism {
   const std::vector<std::string>& receiver_names() const { return receiver_names_; }
 
   // ---- the sender's half
-  /// One step of the worker: compresses x, updates the state, adds parts() sections. x is finite if there is state.
-  /// False: part of what was to be encoded was not finite; the state is as it was and nothing counts as sent.
+  /// One step of the worker: compresses x, updates the state, adds parts() sections. x is finite if there is state and
+  /// key.inspected. False: part of what was to be encoded was not finite, or inspect() would have marked it; the state
+  /// is as it was and nothing counts as sent.
   virtual bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const = 0;
+
+  /// True if send() takes an x that has not been inspected: it looks at it in a sweep that it makes anyway.
+  virtual bool inspects() const { return false; }
 
   /// Takes a send back that will not be delivered: the state is as before it, to rounding. x and `sent` are those of
   /// the send. False if this mechanism cannot.

@@ -20,7 +20,7 @@ bool send_slice(const Mechanism& mechanism, Delivery delivery, ConstView x, std:
                 const StepKey& key, Parts& out) {
   if (delivery == Delivery::kSend) {
     if (mechanism.send(x, state, key, out)) return true;
-    delivery = Delivery::kMark;  // with state: only if finite x and finite state overflow together
+    delivery = Delivery::kMark;  // with state and inspected: only if finite x and finite state overflow together
   }
   fill_void(mechanism, x.dtype, key.first, delivery == Delivery::kMark, out);
   return false;

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <vector>
 
 #include "common/convert.h"
+#include "kernels/cpu/block.h"
+#include "kernels/quantizer.h"
 #include "kernels/sums.h"
 
 namespace tsq {
@@ -28,7 +31,7 @@ Buffer take(size_t bytes) {
   return buffer;
 }
 
-constexpr size_t kLanes = 32, kBlock = 512, kChunk = 4096;
+constexpr size_t kLanes = 32, kBlock = 1024, kChunk = 4096;
 
 /// Adds the squares of term(i), begin <= i < end, to 32 lanes; begin is a multiple of 32.
 template <class T, class Term>
@@ -68,9 +71,10 @@ double sum_of_lanes(T* lanes) {
 }
 
 /// Sums over i < n of the squares of each of the terms: by chunks, in each of which 32 lanes add in T; chunks add in
-/// double. The terms take turns in short blocks, so that what they share is read from memory once.
-template <class T, class... Term>
-std::array<double, sizeof...(Term)> sums_of_squares(size_t n, const Term&... term) {
+/// double. The terms take turns in short blocks, so that what they share is read from memory once; visit(begin, end)
+/// follows each block.
+template <class T, class Visit, class... Term>
+std::array<double, sizeof...(Term)> visited_sums_of_squares(size_t n, const Visit& visit, const Term&... term) {
   std::array<double, sizeof...(Term)> total = {};
   for (size_t begin = 0; begin < n; begin += kChunk) {
     const size_t end = std::min(n, begin + kChunk);
@@ -78,25 +82,52 @@ std::array<double, sizeof...(Term)> sums_of_squares(size_t n, const Term&... ter
     for (size_t block = begin; block < end; block += kBlock) {
       size_t which = 0;
       (add_squares(block, std::min(end, block + kBlock), term, lanes[which++]), ...);
+      visit(block, std::min(end, block + kBlock));
     }
     for (size_t which = 0; which < sizeof...(Term); ++which) total[which] += sum_of_lanes(lanes[which]);
   }
   return total;
 }
 
-/// In float where that is exact enough: squares of floats leave float's range beyond 2^64 and below 2^-63.
-template <class S, class... Term>
-std::array<double, sizeof...(Term)> careful_sums_of_squares(size_t n, const Term&... term) {
-  std::array<double, sizeof...(Term)> sums = sums_of_squares<S>(n, term...);
-  if constexpr (!std::is_same_v<S, double>) {
-    size_t which = 0;
-    const auto repair = [&](const auto& one) {
-      double& sum = sums[which++];
-      if (!(sum > 0x1p-80 && sum < 0x1p120)) sum = sums_of_squares<double>(n, one)[0];
-    };
-    (repair(term), ...);
+constexpr auto kNoVisit = [](size_t, size_t) {};
+
+/// The same of two differences from one vector, in one loop; *ordinary: all magnitudes in that are below 2^96.
+template <class Visit>
+std::array<double, 2> float_sums_of_squares(size_t n, const FloatDifference& h, const FloatDifference& y,
+                                            bool* ordinary, const Visit& visit) {
+  std::array<double, 2> total = {};
+  uint32_t largest = 0;
+  for (size_t begin = 0; begin < n; begin += kChunk) {
+    const size_t end = std::min(n, begin + kChunk);
+    float to_h[kLanes] = {}, to_y[kLanes] = {};
+    for (size_t block = begin; block < end; block += kBlock) {
+      const size_t last = std::min(end, block + kBlock), full = block + (last - block) / kLanes * kLanes;
+      largest = std::max(
+          largest, kernels::add_square_distances(h.x + block, h.h + block, y.h + block, full - block, to_h, to_y));
+      add_squares(full, last, h, to_h);
+      add_squares(full, last, y, to_y);
+      for (size_t i = full; i < last; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(std::abs(h.x[i])));
+      visit(block, last);
+    }
+    total[0] += sum_of_lanes(to_h);
+    total[1] += sum_of_lanes(to_y);
   }
-  return sums;
+  *ordinary = largest < kernels::kExtraordinaryBits;
+  return total;
+}
+
+bool is_in_range(double sum) { return sum > 0x1p-80 && sum < 0x1p120; }
+
+/// In float where that is exact enough: squares of floats leave float's range beyond 2^64 and below 2^-63.
+template <class S, class Term>
+double in_range(double sum, size_t n, const Term& term) {
+  if (std::is_same_v<S, double> || is_in_range(sum)) return sum;
+  return visited_sums_of_squares<double>(n, kNoVisit, term)[0];
+}
+
+template <class S, class Term>
+double careful_sum_of_squares(size_t n, const Term& term) {
+  return in_range<S>(visited_sums_of_squares<S>(n, kNoVisit, term)[0], n, term);
 }
 
 /// i -> x_i - h_i, rounded to S as whoever compresses it sees it.
@@ -165,23 +196,55 @@ double squared_distance(ConstView x, ConstView h) {
   return with_element(x.dtype, [&](auto element) {
     using E = decltype(element);
     using S = typename E::State;
-    return careful_sums_of_squares<S>(x.numel, difference<E>(x, h))[0];
+    return careful_sum_of_squares<S>(x.numel, difference<E>(x, h));
   });
 }
 
 double squared_norm(ConstView x) {
   return with_element(x.dtype, [&](auto element) {
     using E = decltype(element);
-    return careful_sums_of_squares<typename E::State>(x.numel, [&](size_t i) { return E::load(x.data, i); })[0];
+    const auto element_of_x = [&](size_t i) { return E::load(x.data, i); };
+    return careful_sum_of_squares<typename E::State>(x.numel, element_of_x);
   });
 }
 
 Distances squared_distances(ConstView x, ConstView h, ConstView y) {
+  bool ordinary = true;
+  return squared_distances(x, h, y, &ordinary, kNoVisit);
+}
+
+Distances squared_distances(ConstView x, ConstView h, ConstView y, bool* ordinary,
+                            const std::function<void(size_t, size_t)>& visit) {
   return with_element(x.dtype, [&](auto element) -> Distances {
     using E = decltype(element);
-    const auto sums = careful_sums_of_squares<typename E::State>(x.numel, difference<E>(x, h), difference<E>(x, y));
-    return {sums[0], sums[1]};
+    using S = typename E::State;
+    const auto from_h = difference<E>(x, h), from_y = difference<E>(x, y);
+    std::array<double, 2> sums;
+    if constexpr (std::is_same_v<E, Element<DType::kFloat32>>) {
+      sums = float_sums_of_squares(x.numel, from_h, from_y, ordinary, visit);
+    } else {
+      *ordinary = kernels::all_ordinary(x);
+      sums = visited_sums_of_squares<S>(x.numel, visit, from_h, from_y);
+    }
+    return {in_range<S>(sums[0], x.numel, from_h), in_range<S>(sums[1], x.numel, from_y)};
   });
+}
+
+void SquaredDistance::add(ConstView x, ConstView h) {
+  static_assert(kStretch == kChunk);
+  with_element(x.dtype, [&](auto element) {
+    using E = decltype(element);
+    using S = typename E::State;
+    exact_ = std::is_same_v<S, double>;
+    sum_ += visited_sums_of_squares<S>(x.numel, kNoVisit, difference<E>(x, h))[0];
+  });
+}
+
+// Sums only grow; what is measured again in double differs from the sum in float by far less than half of it.
+bool SquaredDistance::surely_above(double bar) const { return sum_ > 2 * bar && is_in_range(sum_); }
+
+std::optional<double> SquaredDistance::total() const {
+  return exact_ || is_in_range(sum_) ? std::optional(sum_) : std::nullopt;
 }
 
 }  // namespace tsq

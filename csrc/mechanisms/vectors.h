@@ -2,6 +2,9 @@
 // state_dtype(gradient's dtype): "S" below; multiply, then add.
 #pragma once
 
+#include <functional>
+#include <optional>
+
 #include "common/buffer.h"
 #include "common/convert.h"
 
@@ -46,5 +49,29 @@ struct Distances {
   double to_shift, to_previous;
 };
 Distances squared_distances(ConstView x, ConstView h, ConstView y);
+
+/// The same; *ordinary: kernels::all_ordinary(x). Calls visit(begin, end) for stretches of about a thousand elements,
+/// in ascending order, while they are in the cache.
+Distances squared_distances(ConstView x, ConstView h, ConstView y, bool* ordinary,
+                            const std::function<void(size_t, size_t)>& visit);
+
+/// squared_distance of vectors that come in stretches of kStretch elements (the last one may be shorter), in ascending
+/// order: h need not be in memory as a whole.
+class SquaredDistance {
+ public:
+  static constexpr size_t kStretch = 4096;
+
+  void add(ConstView x, ConstView h);
+
+  /// True if the distance is more than `bar`, whatever follows; at first false.
+  bool surely_above(double bar) const;
+
+  /// The distance; none if it is so small or large that the whole vectors are needed.
+  std::optional<double> total() const;
+
+ private:
+  double sum_ = 0;
+  bool exact_ = false;  // double already
+};
 
 }  // namespace tsq

@@ -100,12 +100,43 @@ void AddSquareDistances(const float* HWY_RESTRICT x, const float* HWY_RESTRICT h
   }
 }
 
+uint32_t AddSquareDistancesOfTwo(const float* HWY_RESTRICT x, const float* HWY_RESTRICT h, const float* HWY_RESTRICT y,
+                                 size_t n, float* HWY_RESTRICT to_h, float* HWY_RESTRICT to_y) {
+  const hn::CappedTag<float, 16> d;
+  const hn::RebindToUnsigned<decltype(d)> du;
+  const size_t N = hn::Lanes(d);
+  auto largest0 = hn::Zero(du), largest1 = hn::Zero(du);
+  for (size_t lane = 0; lane < kLanes; lane += 2 * N) {
+    auto h0 = hn::LoadU(d, to_h + lane), h1 = hn::LoadU(d, to_h + lane + N);
+    auto y0 = hn::LoadU(d, to_y + lane), y1 = hn::LoadU(d, to_y + lane + N);
+    const auto take = [&](size_t i, auto& sum_h, auto& sum_y, auto& largest) HWY_ATTR {
+      const auto v = hn::LoadU(d, x + i);
+      const auto from_h = hn::Sub(v, hn::LoadU(d, h + i)), from_y = hn::Sub(v, hn::LoadU(d, y + i));
+      sum_h = hn::Add(sum_h, hn::Mul(from_h, from_h));
+      sum_y = hn::Add(sum_y, hn::Mul(from_y, from_y));
+      largest = hn::Max(largest, hn::BitCast(du, hn::Abs(v)));
+    };
+    for (size_t i = lane; i < n; i += kLanes) {
+      take(i, h0, y0, largest0);
+      take(i + N, h1, y1, largest1);
+    }
+    hn::StoreU(h0, d, to_h + lane);
+    hn::StoreU(h1, d, to_h + lane + N);
+    hn::StoreU(y0, d, to_y + lane);
+    hn::StoreU(y1, d, to_y + lane + N);
+  }
+  return hn::GetLane(hn::MaxOfLanes(du, hn::Max(largest0, largest1)));
+}
+
 #else  // a target without vectors: the oracle
 
 SumBelow SumsBelow(const float* x, size_t n, double bar) { return scalar::sum_below(x, n, bar); }
 Moments MomentsOf(const float* x, size_t n, double factor) { return scalar::moments(x, n, factor); }
 void AddSquareDistances(const float* x, const float* h, size_t n, float* lanes) {
   scalar::add_square_distances(x, h, n, lanes);
+}
+uint32_t AddSquareDistancesOfTwo(const float* x, const float* h, const float* y, size_t n, float* to_h, float* to_y) {
+  return scalar::add_square_distances(x, h, y, n, to_h, to_y);
 }
 
 #endif  // TSQ_HWY_VECTORS

@@ -16,6 +16,7 @@ namespace {
 HWY_EXPORT(SumsBelow);
 HWY_EXPORT(MomentsOf);
 HWY_EXPORT(AddSquareDistances);
+HWY_EXPORT(AddSquareDistancesOfTwo);
 
 }  // namespace
 
@@ -25,6 +26,10 @@ Moments moments(const float* x, size_t n, double factor) { return HWY_DYNAMIC_DI
 
 void add_square_distances(const float* x, const float* h, size_t n, float* lanes) {
   HWY_DYNAMIC_DISPATCH(AddSquareDistances)(x, h, n, lanes);
+}
+
+uint32_t add_square_distances(const float* x, const float* h, const float* y, size_t n, float* to_h, float* to_y) {
+  return HWY_DYNAMIC_DISPATCH(AddSquareDistancesOfTwo)(x, h, y, n, to_h, to_y);
 }
 
 }  // namespace tsq::kernels

@@ -1,6 +1,7 @@
 // Sums in a fixed order: every SIMD target gives the oracle's bits.
 #include <gtest/gtest.h>
 
+#include "kernels/cpu/block.h"
 #include "kernels/payload.h"
 #include "kernels/sums.h"
 
@@ -36,6 +37,27 @@ TEST(SumsSimd, EqualTheOracles) {
       add_square_distances(x, h, n / 32 * 32, lanes + 1);
       scalar::add_square_distances(x, h, n / 32 * 32, expected + 1);
       for (size_t l = 0; l < 33; ++l) EXPECT_EQ(lanes[l], expected[l]) << target << ' ' << n << ' ' << l;
+    }
+  }
+}
+
+TEST(SumsSimd, TwoDistancesAtOnceAreTheOraclesAndThoseOfEach) {
+  for (const char* target : test::targets()) {
+    const test::ForcedTarget forced(target);
+    for (const size_t n : {0, 32, 64, 96, 1024, 4096, 4128}) {
+      for (const float special : {0.0f, 0x1p96f, -INFINITY, NAN}) {
+        std::vector<float> v = vector(n + 1, n), w = vector(n + 1, n + 1), u = vector(n + 1, n + 2);
+        if (special != 0 && n > 0) v[n - n / 5] = special;
+        const float *x = v.data() + 1, *h = w.data() + 1, *y = u.data() + 1;
+        float got[2][32] = {{1.0f}, {2.0f}}, oracle[2][32] = {{1.0f}, {2.0f}}, single[2][32] = {{1.0f}, {2.0f}};
+        const uint32_t largest = add_square_distances(x, h, y, n, got[0], got[1]);
+        EXPECT_EQ(largest, scalar::add_square_distances(x, h, y, n, oracle[0], oracle[1])) << target << ' ' << n;
+        add_square_distances(x, h, n, single[0]);
+        add_square_distances(x, y, n, single[1]);
+        EXPECT_EQ(std::memcmp(got, oracle, sizeof got), 0) << target << ' ' << n << ' ' << special;
+        EXPECT_EQ(std::memcmp(got, single, sizeof got), 0) << target << ' ' << n << ' ' << special;
+        EXPECT_EQ(largest < kExtraordinaryBits, all_ordinary({x, DType::kFloat32, n})) << target << ' ' << n;
+      }
     }
   }
 }
