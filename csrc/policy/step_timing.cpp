@@ -8,6 +8,13 @@ namespace tsq {
 
 double sane(float x) { return std::isfinite(x) && x > 0 ? static_cast<double>(x) : 0.0; }
 
+double quartile_of(std::deque<double> values) {
+  if (values.empty()) return 0;
+  const auto at = values.begin() + static_cast<std::ptrdiff_t>((values.size() - 1) / 4);
+  std::nth_element(values.begin(), at, values.end());
+  return *at;
+}
+
 double median_of(std::deque<double> values) {
   if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
@@ -57,7 +64,7 @@ WindowSummary summarise(std::span<const std::vector<StepTiming>> ranks, size_t b
     m.codec = median_of(series[b][2]), m.bytes = median_of(series[b][3]);
   }
   out.span = median_of({out.spans.begin(), out.spans.end()});
-  out.interval = intervals.empty() ? interval_before : std::max(median_of(intervals), out.span);
+  out.interval = intervals.empty() ? interval_before : std::max(quartile_of(intervals), out.span);
   out.exchange_total = median_of(totals);
   while (totals.size() > kRecentSteps) totals.pop_front();
   out.recent_exchange_total = median_of(totals);

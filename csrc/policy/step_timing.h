@@ -22,7 +22,8 @@ struct StepTiming {
   std::vector<BucketTiming> buckets;
 };
 
-/// Medians over the steps of a window, of all ranks.
+/// Medians over the steps of a window, of all ranks; of intervals the lower quartile, because what a program does
+/// between steps (evaluation, checkpoints) is no part of one.
 struct WindowSummary {
   double span = 0, interval = 0;
   std::vector<double> spans;  // by step
@@ -44,5 +45,7 @@ double sane(float x);
 
 /// 0 of nothing.
 double median_of(std::deque<double> values);
+/// The lower one; 0 of nothing.
+double quartile_of(std::deque<double> values);
 
 }  // namespace tsq

@@ -96,6 +96,26 @@ TEST(NeverSlower, AGuessThatIsWrongIsPutRight) {
   EXPECT_EQ(hidden.plan()[1].kind, ExchangeKind::kAllGather);
 }
 
+TEST(NeverSlower, PausesBetweenStepsAreNoSteps) {
+  NeverSlower policy = policy_of(1, 0.04, Line{1e-4, 1e-7});
+  const auto step = [](double interval) {
+    StepTiming s{.interval = float(interval), .buckets = {}};
+    for (int b = 0; b < 2; ++b)
+      s.buckets.push_back({.ready = 0.1F * b, .done = 0.15F, .exchange = 0.05F, .bytes = 5e5F});
+    return s;
+  };
+  for (int w = 0; w < 20; ++w) {
+    std::vector<StepTiming> rank;
+    while (rank.size() < policy.window())
+      rank.push_back(step(rank.size() % 2 ? 20 : 0.3));  // evaluates after every other
+    const std::vector<StepTiming> ranks[] = {rank, rank};
+    const float latency[] = {1e-4F, 1e-4F};
+    policy.decide(ranks, latency);
+    EXPECT_NEAR(policy.report().step, 0.3, 1e-6);
+    EXPECT_FALSE(dense(policy));  // not tried either: by the model it would double the step
+  }
+}
+
 TEST(NeverSlower, AGuessIsHeldToTheErrorBound) {
   NeverSlower policy = policy_of(1, 0.04, Line{1e-4, 1e-7}, /*max_error=*/0.05);
   ASSERT_TRUE(policy.wants_error());
