@@ -18,7 +18,7 @@ constexpr double kLevelGain = 0.01;     // of a step that each coarser level has
 constexpr double kPartGain = 0.005;     // of a step that compressing all has to save over leaving dense what hides
 constexpr double kStay = 0.02;          // of a step by which another plan has to be better than the settled one
 constexpr double kLeastBytes = 0.1;     // share of an exchange's time that its bytes are taken to have at least
-constexpr double kHopeless = 1;         // times a step: what no error of the model makes up for
+constexpr double kHopeless = 0.5;       // times a step: what no error of the model makes up for
 constexpr double kExploration = 0.005;  // share of time that trials may cost in the long run
 constexpr double kForget = 0.9;         // MeasuredCost::Config::keep
 constexpr double kFirstGuess = 0.5;     // of the time of a dense exchange
@@ -61,7 +61,7 @@ size_t NeverSlower::window() const {
     return std::clamp(static_cast<size_t>(steps), kSteadyWindow, kLongestWindow);
   }
   const double gain = span_of(plans_[settled_index()]) - span_of(plans_[*trial_]);
-  return kDiscarded + (gain > kSureGain * interval_ ? kSureTrial : kCloseTrial);
+  return kDiscarded + (std::abs(gain) > kSureGain * interval_ ? kSureTrial : kCloseTrial);
 }
 
 // ---- what was measured
