@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from . import _C
-from . import policy as policies
+from . import _C, policies
 from .parser import parse, to_text
-from .policy import Policy
+from .policies import Policy
 from .smoothness import Smoothness, handles_of
 from .spec import Compressor, Mechanism, Spec
 

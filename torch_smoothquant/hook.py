@@ -12,13 +12,12 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from . import _C, checkpoint, watch
-from . import policy as policies
+from . import _C, checkpoint, policies, watch
 from .assignment import Exempt, assign
 from .mechanisms import Bidirectional
 from .never_slower import LADDER, NeverSlower, explain
 from .parser import parse, to_text
-from .policy import Policy
+from .policies import Policy
 from .running import Running, check_running
 from .spec import Spec
 

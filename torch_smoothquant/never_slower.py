@@ -6,16 +6,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import _C
 from .mechanisms import Bidirectional
 from .parser import parse, to_text
+from .policy import CAT, Fixed
 from .running import METRICS
 from .spec import Spec
-
-if TYPE_CHECKING:
-    from .policy import CAT, Fixed
 
 LADDER = ("ErrorFeedback(Quantizer(bits=4))", "ErrorFeedback(UniformStep(bits=3.0))", "ErrorFeedback(UniformStep(bits=2.0))")
 """Levels of ``NeverSlower()``, finest first: they keep the final loss within 1 % of dense under SGD and Adam, docs/tuning.md."""
@@ -85,15 +83,11 @@ class NeverSlower:
     @property
     def senders(self) -> CAT | Fixed | None:
         """``inner``, if it is a policy."""
-        from .policy import CAT, Fixed  # late: that module knows this one
-
         return self.inner if isinstance(self.inner, (CAT, Fixed)) else None
 
     @property
     def _spec(self) -> Spec | str | None:
         """``inner``, if it is a spec."""
-        from .policy import CAT, Fixed
-
         return None if isinstance(self.inner, (CAT, Fixed)) else self.inner
 
     def levels(self, up: Spec | str | None) -> list[str]:

@@ -302,7 +302,7 @@ def parameters() -> list[tuple[str, torch.Tensor, str, str]]:
 
 
 def weights(smoothness, **kwargs) -> dict[str, torch.Tensor]:
-    from torch_smoothquant.policy import weights_by_parameter
+    from torch_smoothquant.policies import weights_by_parameter
 
     return weights_by_parameter(tsq.CAT(tsq.BitCost(), smoothness=smoothness, **kwargs), parameters())
 
