@@ -74,7 +74,7 @@ void Values::write(S* values, size_t count, const EncodeKey& key, DType dtype, u
     return with_element(dtype_.value_or(dtype), [&](auto element) {
       using E = decltype(element);
       if constexpr (std::is_same_v<E, Element<std::is_same_v<S, float> ? DType::kFloat32 : DType::kFloat64>>) {
-        std::memcpy(out, values, count * sizeof(S));  // finite ones are what they are
+        if (count != 0) std::memcpy(out, values, count * sizeof(S));  // finite ones are what they are
       } else {
         for (size_t j = 0; j < count; ++j) {
           store_saturated<E>(out, j, values[j]);
