@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo.testing
 
 import torch_smoothquant as tsq
 from torch_smoothquant import _C
