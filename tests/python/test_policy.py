@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -293,51 +292,6 @@ def test_a_run_keeps_what_beats_sending_everything(seed):
     assert ratios[0] >= ratios[1] >= 1 / (20 + len(a))
 
 
-# ---- smoothness by parameter
-
-
-def parameters() -> list[tuple[str, torch.Tensor, str, str]]:
-    top, none = "ErrorFeedback(TopK(ratio=0.1))", "Direct(Identity())"
-    return [("a.weight", torch.zeros(4, 5), top, top), ("a.bias", torch.zeros(4), none, none), ("b.weight", torch.zeros(6), top, top)]
-
-
-def weights(smoothness, **kwargs) -> dict[str, torch.Tensor]:
-    from torch_smoothquant.policies import weights_by_parameter
-
-    return weights_by_parameter(tsq.CAT(tsq.BitCost(), smoothness=smoothness, **kwargs), parameters())
-
-
-def test_weights_follow_names_and_patterns():
-    d = torch.linspace(1, 20, 20)
-    assert weights(None) == {}
-    found = weights({"a.weight": d, "b.*": 4.0})  # a number alone changes nothing within its parameter
-    assert set(found) == {"a.weight"} and torch.allclose(found["a.weight"], d.double().rsqrt())
-    assert torch.allclose(weights({"a.weight": tsq.Diagonal(9 * d.double())})["a.weight"], d.double().rsqrt())
-    common = weights({"a.weight": d, "*": 4.0}, budget=100.0)  # a budget compares all of them; the bias is exempt
-    assert set(common) == {"a.weight", "b.weight"} and torch.equal(common["b.weight"], torch.full((6,), 0.5, dtype=torch.float64))
-    assert torch.allclose(common["a.weight"], d.double().rsqrt())
-
-
-def test_wrong_smoothness_by_parameter_is_refused():
-    for smoothness, text in (
-        ({"a.weight": torch.ones(19)}, r"CAT: smoothness\['a.weight'\]: expected 20 elements, those of a.weight, got 19"),
-        ({"*.weight": torch.ones(20)}, "expected 6 elements, those of b.weight, got 20"),
-        ({"c.*": 1.0, "*": 2.0}, r"expected patterns that match a parameter, got \['c.\*'\]"),
-        ({"a.weight": torch.tensor([1.0, math.inf])}, "expected finite numbers above 0"),
-        ({"a.weight": 0.0}, "expected finite numbers above 0"),
-        ({"a.weight": -1}, "expected finite numbers above 0"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            weights(smoothness)
-    with pytest.raises(ValueError, match=r"as there is a budget for all; not there: \['b.weight'\]"):
-        weights({"a.*": 1.0}, budget=10.0)
-    for smoothness in ({"a.weight": "high"}, {"a.weight": torch.ones(4, 5)}, {"a.weight": True}, {3: 1.0}):
-        with pytest.raises(TypeError, match="CAT: smoothness"):
-            weights(smoothness)
-    with pytest.raises(ValueError, match="a Sender has no parameters"):
-        tsq.Sender("TopK(k=1)", 3, policy=tsq.CAT(AFFINE, smoothness={"a": 1.0}))
-
-
 # ---- errors
 
 
@@ -393,32 +347,3 @@ def test_state_goes_on_bit_for_bit():
     other = make()
     other.load_state_dict(one.state_dict())
     assert torch.equal(one.send(gradient(9)), other.send(gradient(9)))
-
-
-# ---- benchmarks/cat
-
-
-@pytest.mark.parametrize("scheme", ["TopK", "SparseSign"])
-def test_every_step_of_the_benchmark_keeps_its_promise(scheme):
-    pytest.importorskip("scipy")
-    from benchmarks.cat.descent import Ridge, descend
-    from benchmarks.mechanisms.problem import synthetic
-
-    problem = Ridge(*synthetic(10, 30), lam=1e-2)
-    gaps = []
-    for gap, sent in descend(problem, scheme, tsq.CAT(tsq.AffineCost(10.0, 1.0)), None):
-        gaps.append(gap)
-        assert 1 <= sent.entries <= 30
-        if len(gaps) == 60:
-            break
-    assert all(b < a for a, b in itertools.pairwise(gaps)) and 0 < gaps[-1] < 0.5 * gaps[0]
-
-
-def test_the_benchmark_charges_what_was_sent():
-    pytest.importorskip("scipy")
-    from benchmarks.cat.__main__ import charge
-    from benchmarks.cat.descent import Sent
-
-    assert charge("packet", Sent(513, 9)) == 64 + 2 * 576
-    assert charge("affine", Sent(513, 9)) == 64 + 45
-    assert charge("measured", Sent(1000, 9)) == pytest.approx(1e-3 + 8e-3)
