@@ -7,31 +7,20 @@ from dataclasses import dataclass
 from .spec import Compressor, always
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Cast(Compressor):
     """Each element to the nearest number of a shorter format. Biased, contractive; deterministic.
 
     Args:
         dtype: ``"fp16"`` (what is below 2^-25 vanishes, what is too large saturates), ``"bf16"``, ``"fp8"`` (e4m3, with an fp32 scale
-            per block of 256 elements) or ``"fp8_e5m2"`` (likewise).
+            per block of 256 elements) or ``"fp8_e5m2"`` (likewise); or the ``torch.dtype`` of that name.
     """
 
     dtype: str
 
 
-class _Budgeted(Compressor):
-    """Takes ints for its numbers."""
-
-    def __post_init__(self) -> None:
-        for name in ("budget", "ratio", "bits"):
-            value = getattr(self, name)
-            if type(value) is int and abs(value) < 2**53:
-                object.__setattr__(self, name, float(value))
-        super().__post_init__()
-
-
-@dataclass(frozen=True, repr=False)
-class BlockDithering(_Budgeted):
+@dataclass(frozen=True, repr=False, eq=False)
+class BlockDithering(Compressor):
     """Random dithering with a norm and a step for each of several blocks of equal size; the steps are best for the budget, and with a
     smoothness for it. Unbiased.
 
@@ -61,7 +50,7 @@ class _Dithered(Compressor):
         super().__post_init__()
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Dithering(_Dithered):
     """Each element to one of the multiples of N / levels around it, at random, N a norm; unbiased (QSGD, random dithering).
 
@@ -78,17 +67,17 @@ class Dithering(_Dithered):
     block: int | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Identity(Compressor):
     """The vector itself, in its own dtype."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Natural(Compressor):
     """Each element to one of the two powers of two around it, unbiased; 9 bits per element, no scale."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class NaturalDithering(_Dithered):
     """Each |element| / N to one of {0, 2^(1 - levels), ..., 1/2, 1} around it, at random, N a norm; unbiased. Coded as :class:`Dithering`.
 
@@ -102,7 +91,7 @@ class NaturalDithering(_Dithered):
     block: int | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Quantizer(Compressor):
     """Fixed-width codes with one scale per block; ``bits + 32 / block`` bits per element.
 
@@ -125,7 +114,7 @@ class Quantizer(Compressor):
     scale_dtype: str | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Sign(Compressor):
     """Each element's sign times the mean magnitude of its block; ``1 + 32 / block`` bits per element. Biased: for :class:`ErrorFeedback`.
 
@@ -138,7 +127,7 @@ class Sign(Compressor):
     scale_dtype: str | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Ternary(Compressor):
     """Minus, zero or plus the block's largest magnitude N: +-N with probability |x| / N; ``2 + 32 / block`` bits per element. Unbiased.
 
@@ -151,7 +140,7 @@ class Ternary(Compressor):
     scale_dtype: str | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class TopK(Compressor):
     """The entries of largest magnitude, exactly: ties to the lowest index, zeros never. Contractive with alpha = K / n.
 
@@ -167,7 +156,7 @@ class TopK(Compressor):
     value_dtype: str | Quantizer | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class RandK(Compressor):
     """K coordinates at random; a key travels instead of their indices. Unbiased, values times n / K; in error feedback unscaled.
 
@@ -182,7 +171,7 @@ class RandK(Compressor):
     value_dtype: str | Quantizer | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class PermK(Compressor):
     """Each rank its own share of the coordinates, dealt anew in each step; no indices. Unbiased, values times the world size.
 
@@ -195,7 +184,7 @@ class PermK(Compressor):
     value_dtype: str | Quantizer | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Bernoulli(Compressor):
     """Every coordinate with probability p, independently, divided by p. Unbiased; in error feedback unscaled.
 
@@ -208,7 +197,7 @@ class Bernoulli(Compressor):
     value_dtype: str | Quantizer | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class StochasticSparsifier(Compressor):
     """Coordinates with probability min(1, |x| / tau), divided by it: unbiased, and of least variance for the expected number of entries.
 
@@ -221,19 +210,19 @@ class StochasticSparsifier(Compressor):
     value_dtype: str | Quantizer | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class SparseSign(Compressor):
     """The signs of the K entries of largest magnitude, and one scale: |x|, or in error feedback their mean magnitude. Biased.
 
     Args:
-        ratio, k: as for :class:`TopK`.
+        k, ratio: as for :class:`TopK`.
     """
 
-    ratio: float | None = None
     k: int | None = None
+    ratio: float | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class UniformStep(Compressor):
     """Integers rint(x / step) with one step for the whole section, entropy-coded: the smallest error for its bits, from 0.1 to 5 of them.
 
@@ -248,15 +237,9 @@ class UniformStep(Compressor):
     step: float | None = None
     rounding: str | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("bits", "step"):
-            if type(getattr(self, name)) is int:
-                object.__setattr__(self, name, float(getattr(self, name)))
-        super().__post_init__()
 
-
-@dataclass(frozen=True, repr=False)
-class SmoothBernoulli(_Budgeted):
+@dataclass(frozen=True, repr=False, eq=False)
+class SmoothBernoulli(Compressor):
     """Every coordinate with its own probability, independently, divided by it; unbiased. Without a smoothness all are equal.
 
     Args:
@@ -271,8 +254,8 @@ class SmoothBernoulli(_Budgeted):
     value_dtype: str | Quantizer | None = None
 
 
-@dataclass(frozen=True, repr=False)
-class VaryingDithering(_Budgeted):
+@dataclass(frozen=True, repr=False, eq=False)
+class VaryingDithering(Compressor):
     """Random dithering whose steps follow from the expected number of non-zeros; with a smoothness, one per coordinate, the best for it.
 
     Unbiased. Levels go by Elias's code or packed, whichever is shorter.

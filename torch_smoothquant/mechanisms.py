@@ -14,7 +14,7 @@ def _check_kind(smoothness: object) -> None:
                         "Receiver, beside the spec")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Direct(Mechanism):
     """Sends C(gradient) in every step; no state (DCGD). With a smoothness beside the spec: C(L^(+1/2) gradient), DCGD+.
 
@@ -31,7 +31,7 @@ class Direct(Mechanism):
         super().__post_init__()
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ErrorFeedback(Mechanism):
     """Sends C(e + gradient) and keeps e = e + gradient - C(e + gradient) for the next step (EF14).
 
@@ -41,7 +41,7 @@ class ErrorFeedback(Mechanism):
     compressor: Compressor
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class DIANA(Mechanism):
     """Sends C(gradient - h) and moves h by alpha times that; unbiased, with the noise vanishing where gradients settle.
 
@@ -62,7 +62,7 @@ class DIANA(Mechanism):
         super().__post_init__()
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class EF21(Mechanism):
     """Sends C(gradient - h); h, known to the receiver, moves by what was sent. The estimate is the mean of all h.
 
@@ -77,7 +77,7 @@ class EF21(Mechanism):
     init: str | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class LAG(Mechanism):
     """Lazy aggregation: sends the gradient only if |x - h|^2 > zeta |x - y|^2, y the previous gradient; else nothing.
 
@@ -90,7 +90,7 @@ class LAG(Mechanism):
     init: str | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class CLAG(Mechanism):
     """:class:`EF21` that sends only when :class:`LAG`'s trigger fires."""
 
@@ -99,7 +99,7 @@ class CLAG(Mechanism):
     init: str | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class AdaCGD(Mechanism):
     """Nothing, or the first level of a ladder whose error is at most zeta |x - y|^2, or else the last level, around h as in EF21.
 
@@ -113,12 +113,8 @@ class AdaCGD(Mechanism):
     zeta: float | None = None
     init: str | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ladder", tuple(self.ladder))
-        super().__post_init__()
 
-
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Ada3PC(Mechanism):
     """In every step the first of several three point compressors whose condition holds, or else the last (generic Ada3PC).
 
@@ -134,50 +130,45 @@ class Ada3PC(Mechanism):
     conditions: Sequence[Condition]
     init: str | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "mechanisms", tuple(self.mechanisms))
-        object.__setattr__(self, "conditions", tuple(self.conditions))
-        super().__post_init__()
-
 
 class Condition(Spec):
     """When a level of :class:`Ada3PC` is taken. x is the gradient, y the previous one, h the estimate before, X = |x - y|^2."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Always(Condition):
     """True."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Near(Condition):
     """|x - h|^2 <= zeta X: the receiver knows enough. :class:`LAG` under it sends nothing."""
 
     zeta: float
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Far(Condition):
     """|x - h|^2 > zeta X."""
 
     zeta: float
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Settled(Condition):
     """X <= zeta |x|^2: the gradient has hardly moved."""
 
     zeta: float
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Accurate(Condition):
     """|x - C(x)|^2 <= zeta X, where C(x) is what the level would make the estimate: it is tried, and taken back if not."""
 
     zeta: float
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ThreePC(Mechanism):
     """The three point compressors v1 to v5; x is the gradient, y the previous one, h the estimate before.
 
@@ -197,7 +188,7 @@ class ThreePC(Mechanism):
     init: str | None = None
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class MARINA(Mechanism):
     """With probability p (a coin shared by all) the gradient itself, else C(gradient - previous gradient), added to the estimate.
 
@@ -210,7 +201,7 @@ class MARINA(Mechanism):
     p: float
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Bidirectional(Mechanism):
     """Workers send by ``up``, whoever averages sends the average by ``down``. ``attach`` takes it for its up and down."""
 

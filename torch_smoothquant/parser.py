@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import _C, compressors, mechanisms
-from .spec import Spec
+from .spec import Spec, SpecError
 
 _CLASSES: dict[str, type[Spec]] = {  # the dataclasses of these two modules; their bases are none
     c.__name__: c for module in (compressors, mechanisms) for c in vars(module).values()
@@ -40,5 +40,8 @@ def to_text(spec: Spec | str, argument: str) -> str:
     if isinstance(spec, Spec):
         return repr(spec)
     if isinstance(spec, str):
-        return repr(parse(spec))
+        try:
+            return repr(parse(spec))
+        except SpecError as error:
+            raise SpecError(f"{argument}: {error}") from None
     raise TypeError(f"{argument}: expected a spec (a string or one of {', '.join(sorted(_CLASSES))}), got {type(spec).__name__}")

@@ -6,7 +6,9 @@ C++ (see docs/spec.md).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import numbers
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -18,12 +20,20 @@ from .smoothness import Smoothness, handles_of
 SpecError = _C.SpecError
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Spec:
-    """Base of everything a spec can name."""
+    """Base of everything a spec can name. Equal where the text is: ``Quantizer(2)`` and ``Quantizer(2.0)`` mean different things."""
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, _plain(getattr(self, f.name), f"{type(self).__name__}: {f.name}", str(f.type)))
         _C.parse(repr(self))  # raises SpecError
+
+    def __eq__(self, other: object) -> bool:
+        return repr(self) == repr(other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
     def __repr__(self) -> str:
         shown = []
@@ -108,6 +118,35 @@ class Mechanism(Spec):
     def expected_bits(self, numel: int, dtype: torch.dtype = torch.float32) -> float:
         """Expected bits of one message of ``numel`` elements of ``dtype``, without header, where every message is sent."""
         return _C.expected_bits(repr(self), numel, dtype)
+
+
+_DTYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float8_e4m3fn: "fp8",
+                torch.float8_e5m2: "fp8_e5m2"}
+
+
+def _plain(value: Any, name: str, annotation: str) -> Any:
+    """``value`` as the grammar has it: NumPy's numbers become Python's, and ints floats where only a float is meant, so that one
+    meaning has one text. Raises for what has no text at all; what else is possible, the parser knows."""
+    if value is None or isinstance(value, (bool, Spec)):
+        return value
+    if annotation.startswith("Sequence"):
+        if isinstance(value, (str, Spec)) or not isinstance(value, Iterable):
+            raise TypeError(f"{name}: expected a list, got {value!r}")
+        return tuple(_plain(item, name, "") for item in value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, torch.dtype):
+        return _DTYPE_NAMES.get(value, str(value))
+    if isinstance(value, numbers.Integral):
+        value = int(value)
+        return float(value) if "float" in annotation and "int" not in annotation and abs(value) < 2**53 else value
+    if isinstance(value, numbers.Real):
+        if not math.isfinite(value):
+            raise SpecError(f"{name}: expected a finite number, got {value}")
+        return float(value)
+    if isinstance(value, (list, tuple)):  # where none belongs: the parser shows the column
+        return tuple(_plain(item, name, "") for item in value)
+    raise TypeError(f"{name}: expected a number, a string, None or a spec, got {type(value).__name__}")
 
 
 def _given(smoothness: Smoothness | Sequence[Smoothness], numel: int | None, world_size: int | None) -> tuple[list, int, int]:

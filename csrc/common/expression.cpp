@@ -14,6 +14,7 @@ constexpr int kMaxDepth = 32;
 
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool continues_character(char c) { return (static_cast<uint8_t>(c) & 0xC0) == 0x80; }  // of UTF-8
 
 class Parser {
  public:
@@ -22,7 +23,7 @@ class Parser {
   Value parse() {
     Value value = parse_value(0);
     skip_spaces();
-    if (at_ < text_.size()) fail(concat("expected the end, found '", text_[at_], "'"));
+    if (at_ < text_.size()) fail(concat("expected the end, found ", found()));
     return value;
   }
 
@@ -44,7 +45,13 @@ class Parser {
     return true;
   }
 
-  std::string found() { return peek() == '\0' ? "the end" : concat("'", text_[at_], "'"); }
+  /// A whole character of UTF-8: half of one is no text that Python could show.
+  std::string found() {
+    if (peek() == '\0') return "the end";
+    size_t end = at_ + 1;
+    while (end < text_.size() && continues_character(text_[end])) ++end;
+    return concat("'", text_.substr(at_, end - at_), "'");
+  }
 
   void expect(char c) {
     if (!take(c)) fail(concat("expected '", c, "', found ", found()));
@@ -165,6 +172,7 @@ class Parser {
 Value parse_expression(std::string_view text) { return Parser(text).parse(); }
 
 void throw_spec(std::string_view text, size_t column, const std::string& message) {
+  column -= static_cast<size_t>(std::ranges::count_if(text.substr(0, column - 1), continues_character));
   throw SpecError(concat(message, " (column ", column, ")\n  ", text, "\n  ", std::string(column - 1, ' '), "^"));
 }
 

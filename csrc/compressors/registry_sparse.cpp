@@ -94,7 +94,7 @@ CompressorPtr make_smooth_bernoulli(std::string_view text, const Value& call) {
 }
 
 CompressorPtr make_sparse_sign(std::string_view text, const Value& call) {
-  Arguments arguments(text, call, {"ratio", "k"});
+  Arguments arguments(text, call, {"k", "ratio"});
   SparseSign::Config config;
   take_count(arguments, config);
   arguments.finish();

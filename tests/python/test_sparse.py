@@ -23,7 +23,7 @@ SPECS = [
     *(tsq.PermK(v) for v in VALUES),
     *(tsq.Bernoulli(0.1, v) for v in VALUES), tsq.Bernoulli(1e-5), tsq.Bernoulli(1.0), tsq.Bernoulli(0.7),
     *(tsq.StochasticSparsifier(0.1, v) for v in UNBIASED), tsq.StochasticSparsifier(3), tsq.StochasticSparsifier(1.0),
-    tsq.SparseSign(0.1), tsq.SparseSign(k=5), tsq.SparseSign(1.0),
+    tsq.SparseSign(ratio=0.1), tsq.SparseSign(k=5), tsq.SparseSign(ratio=1.0),
 ]
 FAMILY = [tsq.TopK(0.1, value_dtype=Q(4, 32)), tsq.RandK(0.2, value_dtype="fp16"),
           tsq.RandK(k=9), tsq.RandK(0.7, shared=True, value_dtype=Q(3, 32)),
@@ -127,7 +127,7 @@ def test_error_feedback_contracts_by_alpha(spec):
 @pytest.mark.parametrize("dtype", reference.DTYPES[:2], ids=str)
 @pytest.mark.parametrize("spec", [tsq.RandK(0.3), tsq.RandK(k=70, shared=True, value_dtype="bf16"), tsq.PermK(), tsq.PermK("fp16"),
                                   tsq.Bernoulli(0.2), tsq.Bernoulli(0.2, Q(3, 32, "fit")), tsq.StochasticSparsifier(40),
-                                  tsq.StochasticSparsifier(0.3, "fp32"), tsq.SparseSign(0.1)], ids=repr)
+                                  tsq.StochasticSparsifier(0.3, "fp32"), tsq.SparseSign(ratio=0.1)], ids=repr)
 def test_error_feedback_sends_the_references_contractive_map(spec, dtype):
     numel, world_size = 701, 3
     for rank in range(world_size):

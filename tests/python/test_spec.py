@@ -8,7 +8,9 @@ import itertools
 import pickle
 import re
 
+import numpy as np
 import pytest
+import torch
 
 import torch_smoothquant as tsq
 from torch_smoothquant import _C
@@ -24,7 +26,7 @@ COMPRESSORS = [tsq.Identity(), tsq.Natural(), *UNIFORM, *QUANTIZERS, *map(tsq.Si
                tsq.TopK(0.5), tsq.TopK(k=2, value_dtype="fp16"), tsq.RandK(0.25, shared=True),
                tsq.RandK(k=3, value_dtype=tsq.Quantizer(3, 64)),
                tsq.PermK(), tsq.PermK(tsq.Quantizer(8)), tsq.Bernoulli(0.1, "bf16"), tsq.StochasticSparsifier(5),
-               tsq.StochasticSparsifier(0.5, tsq.Quantizer(2)), tsq.SparseSign(0.01), tsq.SparseSign(k=9),
+               tsq.StochasticSparsifier(0.5, tsq.Quantizer(2)), tsq.SparseSign(ratio=0.01), tsq.SparseSign(k=9),
                *map(tsq.Cast, ("fp16", "bf16", "fp8", "fp8_e5m2")),
                *(cls(levels, norm, block) for cls, levels, norm, block in itertools.product(
                    (tsq.Dithering, tsq.NaturalDithering), (1, 30), (2, "inf"), (None, 32, 65536)))]
@@ -250,3 +252,46 @@ def test_class_constants():
     assert tsq.Quantizer(4).alpha(256) == tsq.Quantizer(4, levels="fit").alpha(256)  # as ErrorFeedback reads it
     omega = tsq.Quantizer(1, levels="unbiased").omega(256)
     assert omega >= 1 and tsq.Quantizer(1, levels="unbiased").alpha(256) == pytest.approx(1 / (1 + omega))
+
+
+# ------------------------------------------------------------------ what a caller may have at hand
+
+
+def test_specs_that_mean_different_things_differ():
+    assert tsq.Quantizer(2) != tsq.Quantizer(2.0) and tsq.StochasticSparsifier(1) != tsq.StochasticSparsifier(1.0)
+    assert len({tsq.ErrorFeedback(tsq.Quantizer(2)), tsq.ErrorFeedback(tsq.Quantizer(2.0))}) == 2
+
+
+@pytest.mark.parametrize(("one", "two"), [
+    (tsq.LAG(1), tsq.LAG(1.0)), (tsq.TopK(ratio=1), tsq.TopK(ratio=1.0)), (tsq.MARINA(tsq.Natural(), 1), tsq.MARINA(tsq.Natural(), 1.0)),
+    (tsq.TopK(k=np.int64(5)), tsq.TopK(k=5)), (tsq.TopK(np.float64(0.1)), tsq.TopK(0.1)), (tsq.LAG(np.float32(0.5)), tsq.LAG(0.5)),
+    (tsq.Cast(torch.float16), tsq.Cast("fp16")), (tsq.Cast(torch.bfloat16), tsq.Cast("bf16")),
+    (tsq.TopK(k=3, value_dtype=torch.float16), tsq.TopK(k=3, value_dtype="fp16")), (tsq.SparseSign(10), tsq.SparseSign(k=10)),
+    (tsq.AdaCGD(t for t in [tsq.TopK(k=3)]), tsq.AdaCGD([tsq.TopK(k=3)])),
+], ids=repr)
+def test_one_meaning_has_one_text(one, two):
+    assert one == two and hash(one) == hash(two) and repr(one) == repr(two) and tsq.parse(repr(one)) == one
+
+
+@pytest.mark.parametrize(("make", "error", "says"), [
+    (lambda: tsq.TopK(float("nan")), tsq.SpecError, "TopK: ratio: expected a finite number, got nan"),
+    (lambda: tsq.LAG(float("inf")), tsq.SpecError, "LAG: zeta: expected a finite number, got inf"),
+    (lambda: tsq.ErrorFeedback(tsq.TopK), TypeError, "ErrorFeedback: compressor: expected .*, got type"),
+    (lambda: tsq.Bernoulli(torch.tensor(0.5)), TypeError, "Bernoulli: p: expected .*, got Tensor"),
+    (lambda: tsq.AdaCGD(3), TypeError, "AdaCGD: ladder: expected a list, got 3"),
+    (lambda: tsq.AdaCGD(tsq.TopK(k=3)), tsq.SpecError, "AdaCGD: ladder: expected a list"),
+    (lambda: tsq.Cast(torch.int32), tsq.SpecError, "Cast: dtype: expected .*, got 'torch.int32'"),
+])
+def test_what_has_no_text_is_refused_by_name(make, error, says):
+    with pytest.raises(error, match=f"^{says}"):
+        make()
+
+
+def test_errors_name_the_argument_and_show_whole_characters():
+    with pytest.raises(tsq.SpecError, match=r"^spec: expected '\(' after the name 'foo'"):
+        tsq.Sender("foo", 10)
+    with pytest.raises(tsq.SpecError, match=r"found 'é' \(column 12\)"):
+        tsq.parse("TopK(ratio=é)")
+    with pytest.raises(tsq.SpecError) as caught:
+        tsq.parse("Cast('é', 'ü', 3)")
+    assert "(column 11)" in str(caught.value) and str(caught.value).split("\n")[-1] == " " * 12 + "^"
