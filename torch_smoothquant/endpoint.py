@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+import numbers
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -123,9 +126,7 @@ class Sender:
 
     @price.setter
     def price(self, value: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-            raise ValueError(f"price: expected a finite number of at least 0, got {value!r}")
-        self._price = float(value)
+        self._price = checked_price(value, "price")
 
     @property
     def step(self) -> int:
@@ -141,12 +142,14 @@ class Sender:
         """Everything that a new Sender of the same arguments needs to go on bit for bit."""
         return {"spec": repr(self.spec), "step": self.step, "rates": self._sender.rates, "price": self._price, "state": self.state}
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Raises ValueError, with nothing changed, if the state is of another spec, length or dtype."""
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Raises TypeError or ValueError, with nothing changed, if the state is of another spec, length or dtype, or no state."""
         _check_state(state_dict, {"spec", "step", "rates", "state"}, self.spec)
-        self._sender.load_state(state_dict["state"], state_dict["step"])
-        self._sender.rates = state_dict["rates"]
-        self._price = state_dict.get("price", 0.0)
+        rates = checked_rates(state_dict["rates"], "state_dict: rates")
+        price = checked_price(state_dict.get("price", 0.0), "state_dict: price")
+        self._sender.load_state(dict(state_dict["state"]), state_dict["step"])
+        self._sender.rates = rates
+        self._price = price
 
     @property
     def rates(self) -> list[float]:
@@ -156,7 +159,7 @@ class Sender:
 
     @rates.setter
     def rates(self, value: Sequence[float]) -> None:
-        self._sender.rates = list(value)
+        self._sender.rates = checked_rates(value, "rates")
 
     @property
     def level(self) -> int | None:
@@ -199,37 +202,71 @@ class Receiver:
         """Everything that a new Receiver of the same arguments needs to go on bit for bit."""
         return {"spec": repr(self.spec), "step": self._receiver.step, "state": self.state}
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Raises ValueError, with nothing changed, if the state is of another spec, length or dtype."""
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Raises TypeError or ValueError, with nothing changed, if the state is of another spec, length or dtype, or no state."""
         _check_state(state_dict, {"spec", "step", "state"}, self.spec)
-        self._receiver.load_state(state_dict["state"], state_dict["step"])
+        self._receiver.load_state(dict(state_dict["state"]), state_dict["step"])
 
 
-def _check_state(state_dict: dict, keys: set[str], spec: Spec) -> None:
+def checked_rates(value: object, name: str) -> list[float]:
+    """Factors on target rates. One that is not positive would have nothing sent from then on."""
+    if isinstance(value, (list, tuple)) and all(_is_number(rate) and 0 < rate < math.inf for rate in value):
+        return [float(rate) for rate in value]
+    raise ValueError(f"{name}: expected a list of finite numbers above 0, got {value!r}")
+
+
+def checked_price(value: object, name: str) -> float:
+    """What a unit of cost is charged."""
+    if not _is_number(value) or not 0 <= value < math.inf:  # type: ignore[operator]
+        raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def checked_vector(value: object, name: str) -> None:
+    """A vector of state holds finite numbers always: others would never leave it."""
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{name}: expected finite numbers, found Inf or NaN")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_state(state_dict: Mapping[str, Any], keys: set[str], spec: Spec) -> None:
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"state_dict: expected a mapping, got {type(state_dict).__name__}")
     if missing := keys - set(state_dict):
         raise ValueError(f"state_dict: expected the keys {', '.join(sorted(keys))}; not there: {', '.join(sorted(missing))}")
     if state_dict["spec"] != repr(spec):
         raise ValueError(f"state_dict: expected one of {spec!r}, got one of {state_dict['spec']}")
+    _unsigned(state_dict["step"], "state_dict: step")
+    if not isinstance(state_dict["state"], Mapping):
+        raise TypeError(f"state_dict: state: expected a mapping, got {type(state_dict['state']).__name__}")
+    for name, vector in state_dict["state"].items():
+        checked_vector(vector, f"state_dict: state: {name}")
 
 
 def _tensor(value: object, argument: str) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{argument}: expected a torch.Tensor, got {type(value).__name__}")
-    return value.detach()
+    return value.detach().resolve_neg()  # a lazy minus sign is not in the memory that the compiled part reads
 
 
 def _integer(value: object, argument: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):  # NumPy's too
         raise TypeError(f"{argument}: expected an int, got {type(value).__name__}")
-    if not -(2**63) <= value < 2**63:  # what the compiled part can take; it knows the argument's own range
-        raise ValueError(f"{argument}: expected an int of 64 bits, got {value}")
-    return value
+    number = int(value)
+    if not -(2**63) <= number < 2**63:  # what the compiled part can take; it knows the argument's own range
+        raise ValueError(f"{argument}: expected an int of 64 bits, got {number}")
+    return number
 
 
 def _unsigned(value: object, argument: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{argument}: expected an int, got {type(value).__name__}")
-    number = value
+    number = int(value)
     if not 0 <= number < 2**64:
         raise ValueError(f"{argument}: expected 0 to 2**64 - 1, got {number}")
     return number

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -116,6 +117,45 @@ def test_load_state_dict(change):
     with pytest.raises(ValueError, match="expected"):
         sender.load_state_dict({**before, **change, "step": 77})
     assert sender.step == 1 and torch.equal(sender.state["residual"], before["state"]["residual"])
+
+
+@pytest.mark.parametrize(("change", "error", "says"), [
+    ({"step": -1}, ValueError, "state_dict: step: expected 0 to"), ({"step": "1"}, TypeError, "state_dict: step: expected an int"),
+    ({"step": 1.0}, TypeError, "state_dict: step: expected an int"), ({"state": None}, TypeError, "state_dict: state: expected a mapping"),
+    ({"state": {"residual": [0.0] * 600}}, TypeError, "state_dict: state: residual: expected a torch.Tensor"),
+    ({"state": {"residual": X / 0}}, ValueError, "state_dict: state: residual: expected finite"),
+    ({"rates": [float("nan")]}, ValueError, "state_dict: rates: expected"), ({"rates": [0.0]}, ValueError, "state_dict: rates: expected"),
+    ({"rates": "1"}, ValueError, "state_dict: rates: expected"), ({"price": -1.0}, ValueError, "state_dict: price: expected"),
+    ({"price": "1"}, ValueError, "state_dict: price: expected"),
+], ids=repr)
+def test_load_state_dict_of_what_is_no_state(change, error, says):
+    sender = tsq.Sender(EF4, 600)
+    sender.send(X)
+    before = sender.state_dict()
+    other = tsq.Sender(EF4, 600)
+    other.send(-X)
+    with pytest.raises(error, match=f"^{says}"):
+        sender.load_state_dict({**other.state_dict(), **change})
+    assert sender.step == 1 and torch.equal(sender.state["residual"], before["state"]["residual"])
+    assert (sender.rates, sender.price) == (before["rates"], before["price"])
+    for nothing in (None, [1]):
+        for end in (sender, tsq.Receiver(EF4, 600)):
+            with pytest.raises(TypeError, match="^state_dict: expected a mapping"):
+                end.load_state_dict(nothing)
+    for rates in ([float("inf")], [-1.0], 1.0):
+        with pytest.raises(ValueError, match="^rates: expected"):
+            sender.rates = rates
+
+
+def test_a_lazy_minus_sign_is_seen():
+    negated = torch._neg_view(X)
+    assert negated.is_neg() and torch.equal(tsq.decode(tsq.encode("Identity()", negated)), -X)
+    assert torch.equal(tsq.Sender(EF4, 600).send(negated), tsq.Sender(EF4, 600).send(-X))
+
+
+def test_numbers_of_numpy_are_numbers():
+    sender = tsq.Sender(EF4, np.int64(600), rank=np.int32(1), world_size=np.int16(2), seed=np.uint64(2**64 - 1))
+    assert torch.equal(sender.send(X), tsq.Sender(EF4, 600, 1, 2, seed=2**64 - 1).send(X))
 
 
 @pytest.mark.parametrize("missing", ["spec", "step", "state"])
