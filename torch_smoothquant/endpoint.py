@@ -89,12 +89,22 @@ class Sender:
                  smoothness: Smoothness | Sequence[Smoothness] | None = None, policy: Policy | None = None) -> None:
         text = to_text(spec, "spec")
         self.spec = parse(text)
-        self.numel, self.rank, self.world_size, self.dtype = numel, rank, world_size, dtype
-        self.policy = policy
+        self.numel, self.rank, self.world_size, self.dtype, self.seed = numel, rank, world_size, dtype, seed
+        self.smoothness, self.policy = smoothness, policy
         self._policy = policies.resolve(policy, [text], numel=numel).core
         self._price = 0.0
         self._sender = _C.Sender(text, _integer(numel, "numel"), _integer(rank, "rank"), _integer(world_size, "world_size"),
                                  _dtype(dtype), _unsigned(seed, "seed"), handles_of(smoothness))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self.spec, self.numel, self.rank, self.world_size, self.dtype, self.seed, self.smoothness, self.policy)
+        return type(self), arguments, self.state_dict()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.load_state_dict(state)
+
+    def __repr__(self) -> str:
+        return f"<Sender of {self.spec!r}: {self.numel} elements of {self.dtype}, rank {self.rank} of {self.world_size}, step {self.step}>"
 
     def send(self, grad: torch.Tensor) -> torch.Tensor:
         """The message for this step's gradient: 1-D uint8, exactly the bytes that travel. Updates the state.
@@ -177,9 +187,18 @@ class Receiver:
                  smoothness: Smoothness | Sequence[Smoothness] | None = None) -> None:
         text = to_text(spec, "spec")
         self.spec = parse(text)
-        self.numel, self.world_size, self.dtype = numel, world_size, dtype
+        self.numel, self.world_size, self.dtype, self.seed, self.smoothness = numel, world_size, dtype, seed, smoothness
         self._receiver = _C.Receiver(text, _integer(numel, "numel"), _integer(world_size, "world_size"), _dtype(dtype),
                                      _unsigned(seed, "seed"), handles_of(smoothness))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.spec, self.numel, self.world_size, self.dtype, self.seed, self.smoothness), self.state_dict()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.load_state_dict(state)
+
+    def __repr__(self) -> str:
+        return f"<Receiver of {self.spec!r}: {self.numel} elements of {self.dtype}, {self.world_size} ranks, step {self._receiver.step}>"
 
     def receive(self, messages: Iterable[torch.Tensor]) -> torch.Tensor:
         """Estimate of the mean gradient from one message of every rank (any order; summed in rank order).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -12,7 +12,14 @@ import torch
 from . import _C
 
 
-class Cost:
+class _Made:
+    """A dataclass around a compiled object: copied and pickled (to other processes) by the arguments that it was made of."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), tuple(getattr(self, f.name) for f in fields(self) if f.init)  # type: ignore[arg-type]
+
+
+class Cost(_Made):
     """What a message costs. Each model names its unit; terms are not negative and not all zero (else ValueError)."""
 
     _core: _C.CostModel
@@ -102,6 +109,12 @@ class MeasuredCost(Cost):
             _number(getattr(self, name), f"MeasuredCost: {name}")
         self._set_core(_C.MeasuredCost(self.c0, self.c1, self.keep))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return *super().__reduce__(), self._core.state
+
+    def __setstate__(self, state: tuple[float, ...]) -> None:  # what was learnt goes along
+        self._core.state = state
+
     def observe(self, bytes: float, seconds: float) -> None:
         """A message of so many bytes took so many seconds. Both finite and not negative, else ValueError."""
         self._core.observe(_number(bytes, "bytes"), _number(seconds, "seconds"))
@@ -125,8 +138,8 @@ class Fixed:
     """Every compressor sends what its spec says: no policy."""
 
 
-@dataclass(frozen=True)
-class CAT:
+@dataclass(frozen=True, eq=False)
+class CAT(_Made):
     """Communication-aware tuning: in every step the number of entries with the most guaranteed descent per unit of cost.
 
     For specs with :class:`TopK`, :class:`SparseSign` or :class:`StochasticSparsifier`, whose own count is then the most that is sent. Under
@@ -172,6 +185,17 @@ class CAT:
             diagonal = diagonal_of(self.smoothness, "CAT: smoothness")
             weights = weights_of(diagonal, float(diagonal.min()) if len(diagonal) else 1.0)
         object.__setattr__(self, "_core", _C.Cat(self.cost._core, self.budget, self.speed, weights, self.horizon))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CAT):
+            return NotImplemented
+        return self._terms() == other._terms() and self.smoothness is other.smoothness  # of tensors, == is no bool
+
+    def __hash__(self) -> int:
+        return hash(self._terms())
+
+    def _terms(self) -> tuple[Any, ...]:
+        return self.cost, self.budget, self.speed, self.horizon
 
     def next_price(self, price: float, spent: float, energy: float, share: float = 1.0) -> float:
         """The price of the next step, for loops of one's own: set it as :attr:`Sender.price` of every sender.

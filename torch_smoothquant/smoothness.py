@@ -7,6 +7,7 @@ are float64 and computed in a fixed order: every rank finds the same bits from t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -19,6 +20,16 @@ class Smoothness:
 
     def __init__(self, handle: _C.Smoothness) -> None:
         self._handle = handle
+
+    def _arguments(self) -> tuple[Any, ...]:
+        """Those of the function of _C that makes it, but ``mu``."""
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Any, ...]:  # for other processes
+        return _again, (type(self), (*self._arguments(), self.mu))
+
+    def __deepcopy__(self, memo: object) -> Smoothness:
+        return self
 
     @property
     def numel(self) -> int | None:
@@ -98,6 +109,9 @@ class Scalar(Smoothness):
     def __init__(self, value: float, mu: float = 0.0) -> None:
         super().__init__(_C.scalar_smoothness(_number(value, "value"), _number(mu, "mu")))
 
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.lambda_max,)
+
 
 class Diagonal(Smoothness):
     """A diagonal L. The diagonal of a matrix L is **not** a smoothness of the same loss: take a majoriser (:meth:`Smoothness.majoriser`).
@@ -110,6 +124,9 @@ class Diagonal(Smoothness):
     def __init__(self, values: Any, mu: float = 0.0) -> None:
         super().__init__(_C.diagonal_smoothness(_doubles(values, "values", 1), _number(mu, "mu")))
 
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self.diagonal(),)
+
 
 class BlockDiagonal(Smoothness):
     """Square blocks along the diagonal, in the order of the coordinates.
@@ -120,8 +137,15 @@ class BlockDiagonal(Smoothness):
 
     def __init__(self, blocks: Iterable[Any], mu: float = 0.0) -> None:
         given = list(blocks)
-        rounding = max((_rounding(b) for b in given), default=0.0)
-        super().__init__(_C.block_smoothness([_doubles(b, "blocks", 2) for b in given], rounding, _number(mu, "mu")))
+        doubles = [_doubles(b, "blocks", 2) for b in given]
+        self._sizes = [len(b) for b in given]
+        self._rounding = max((_rounding(b) for b in given), default=0.0)
+        super().__init__(_C.block_smoothness(doubles, self._rounding, _number(mu, "mu")))
+
+    def _arguments(self) -> tuple[Any, ...]:
+        dense, ends = self.dense(), list(accumulate(self._sizes))
+        blocks = [dense[e - d : e, e - d : e].contiguous() for d, e in zip(self._sizes, ends, strict=True)]
+        return blocks, self._rounding
 
 
 class Matrix(Smoothness):
@@ -132,7 +156,25 @@ class Matrix(Smoothness):
     """
 
     def __init__(self, matrix: Any, mu: float = 0.0) -> None:
-        super().__init__(_C.matrix_smoothness(_doubles(matrix, "matrix", 2), _rounding(matrix), _number(mu, "mu")))
+        self._rounding = _rounding(matrix)
+        super().__init__(_C.matrix_smoothness(_doubles(matrix, "matrix", 2), self._rounding, _number(mu, "mu")))
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return self.dense(), self._rounding
+
+
+_MAKERS = {Scalar: _C.scalar_smoothness, Diagonal: _C.diagonal_smoothness, BlockDiagonal: _C.block_smoothness, Matrix: _C.matrix_smoothness}
+
+
+def _again(kind: type[Smoothness], arguments: tuple[Any, ...]) -> Smoothness:
+    """One that was pickled: the same numbers, with the rounding that they were given with, and so the same roots to the bit."""
+    out = kind.__new__(kind)
+    Smoothness.__init__(out, _MAKERS[kind](*arguments))  # type: ignore[operator]
+    if kind in (BlockDiagonal, Matrix):
+        out._rounding = arguments[1]  # type: ignore[attr-defined]
+    if isinstance(out, BlockDiagonal):
+        out._sizes = [len(block) for block in arguments[0]]
+    return out
 
 
 KINDS = ("matrix", "diagonal", "scalar")
@@ -266,6 +308,8 @@ def _csr(A: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, i
         parts = [torch.as_tensor(part) for part in (csr.indptr, csr.indices, csr.data)]
         return parts[0].long().contiguous(), parts[1].long().contiguous(), parts[2].double().contiguous(), tuple(csr.shape)
     tensor = A if isinstance(A, torch.Tensor) else torch.as_tensor(A)
+    if tensor.is_complex():
+        raise TypeError(f"A: expected real numbers, got {tensor.dtype}")
     if tensor.dim() != 2:
         raise ValueError(f"A: expected 2 dimensions (rows, columns), got {tensor.dim()}")
     tensor = tensor.detach().cpu().double()
@@ -279,6 +323,8 @@ def _csr(A: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, i
 
 def _doubles(value: Any, argument: str, dims: int) -> torch.Tensor:
     tensor = torch.as_tensor(value)
+    if tensor.is_complex():
+        raise TypeError(f"{argument}: expected real numbers, got {tensor.dtype}")
     if tensor.dim() != dims:
         raise ValueError(f"{argument}: expected {dims} dimension{'s' if dims > 1 else ''}, got {tensor.dim()}")
     return tensor.detach().to(device="cpu", dtype=torch.float64).contiguous()

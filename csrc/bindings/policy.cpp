@@ -60,6 +60,15 @@ void bind_policy(py::module_& m) {
              return std::pair(line.c0, line.c1);
            })
       .def("seconds", &MeasuredCost::seconds)
+      .def_property(
+          "state",
+          [](const MeasuredCost& c) {
+            const MeasuredCost::State s = c.state();
+            return py::make_tuple(s.samples, s.weight, s.mean_bytes, s.mean_seconds, s.variance, s.covariance);
+          },
+          [](MeasuredCost& c, const std::array<double, 6>& s) {
+            c.set_state({s[0], s[1], s[2], s[3], s[4], s[5]});
+          })
       .def_property_readonly("samples", &MeasuredCost::samples);
   py::class_<Cat, std::shared_ptr<Cat>>(m, "Cat")
       .def(py::init(&make_cat), py::arg("cost"), py::arg("budget"), py::arg("speed"), py::arg("weights"),

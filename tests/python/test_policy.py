@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -347,3 +349,20 @@ def test_state_goes_on_bit_for_bit():
     other = make()
     other.load_state_dict(one.state_dict())
     assert torch.equal(one.send(gradient(9)), other.send(gradient(9)))
+
+
+@pytest.mark.parametrize("again", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy], ids=["pickle", "deepcopy"])
+def test_policies_go_to_other_processes(again):
+    measured = tsq.MeasuredCost(keep=0.9)
+    measured.observe(1000, 0.5)
+    measured.observe(3000, 0.75)
+    for cost in (tsq.BitCost(), tsq.PacketCost(512, 576), AFFINE):
+        assert again(cost) == cost and again(tsq.NeverSlower(tsq.CAT(cost, budget=3.0))) == tsq.NeverSlower(tsq.CAT(cost, budget=3.0))
+    assert again(tsq.CAT(measured)).cost.fit() == measured.fit() and again(measured).samples == 2
+    D = torch.logspace(-2, 2, 300)
+    policy = tsq.CAT(AFFINE, smoothness=D)
+    assert torch.equal(again(policy).smoothness, D) and policy == policy and policy != tsq.CAT(AFFINE, smoothness=D.clone())
+    for given in (policy, tsq.CAT(AFFINE, horizon="run"), None):
+        sender = tsq.Sender("EF21(TopK(ratio=0.5))", 300, dtype=torch.float64, policy=given)
+        sender.send(gradient(0))
+        assert torch.equal(again(sender).send(gradient(1)), sender.send(gradient(1)))

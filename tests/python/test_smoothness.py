@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -71,7 +73,20 @@ def test_the_other_kinds_are_the_matrix():
     assert tsq.Matrix(torch.eye(10)).setup_bytes(torch.float64) == 8 * 55
 
 
+@pytest.mark.parametrize("L", [tsq.Scalar(2.0, 0.5), tsq.Diagonal([1.0, 0, 3]), tsq.Matrix(random_matrix(12, 4, 5).float(), 0.1),
+                               tsq.BlockDiagonal([random_matrix(3, 2, 1).float(), torch.eye(2)])], ids=lambda L: L.kind)
+def test_copies_have_the_same_roots_to_the_bit(L):
+    assert copy.deepcopy(L) is L  # immutable
+    d = L.numel or 7
+    for again in (pickle.loads(pickle.dumps(L)), pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(L))))):
+        assert type(again) is type(L) and again.mu == L.mu and again.numel == L.numel
+        for name in ("root", "inverse_root"):
+            assert torch.equal(as_matrix(getattr(again, name), d), as_matrix(getattr(L, name), d))
+
+
 @pytest.mark.parametrize(("make", "message"), [
+    (lambda: tsq.Matrix(torch.eye(2, dtype=torch.complex64)), "matrix: expected real numbers, got torch.complex64"),
+    (lambda: tsq.from_least_squares(torch.eye(2, dtype=torch.complex64)), "A: expected real numbers"),
     (lambda: tsq.Scalar(-1.0), "at least 0, got -1"), (lambda: tsq.Scalar(float("inf")), "finite"), (lambda: tsq.Scalar("1"), "got str"),
     (lambda: tsq.Diagonal([1.0, -1e-9]), "diagonal entry 1"), (lambda: tsq.Diagonal([float("nan")]), "finite"),
     (lambda: tsq.Diagonal([]), "at least one entry"), (lambda: tsq.Diagonal(torch.eye(2)), "1 dimension, got 2"),
