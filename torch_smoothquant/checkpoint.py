@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from . import _C
 
 VERSION = 2
@@ -28,7 +30,7 @@ def save(core: _C.Hook, mode: str, identity: Mapping[str, Any]) -> dict[str, Any
 
 
 def load(core: _C.Hook, state_dict: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """See Hook.load_state_dict."""
+    """See Hook.load_state_dict. Everything is checked before anything is changed."""
     if missing := {"version", "mode", "parameters", "loss_scale"} - set(state_dict):
         raise ValueError(f"state_dict: expected more keys: {', '.join(sorted(missing))} not there")
     mode = state_dict["mode"]
@@ -43,28 +45,96 @@ def load(core: _C.Hook, state_dict: Mapping[str, Any], identity: Mapping[str, An
             if mode == "rank" and key in ("rank", "world_size", "exchange"):
                 hint = "; a state_dict(mode='mean') fits any"
             raise ValueError(f"state_dict: {key}: expected {value!r}, got {state_dict[key]!r}{hint}")
+    _check_numbers(state_dict)
     given = state_dict["parameters"]
+    if not isinstance(given, Mapping):
+        raise ValueError(f"state_dict: parameters: expected a mapping, got {type(given).__name__}")
     if difference := set(given) ^ set(core.parameter_names()):
-        raise ValueError(f"state_dict: parameters: expected this model's, differs in {sorted(difference)[:5]}")
+        raise ValueError(f"state_dict: parameters: expected this model's, differs in {sorted(difference, key=str)[:5]}")
     vectors, progress = {}, {}
     for name, entry in given.items():
-        if missing := set(PROGRESS) - set(entry):
-            raise ValueError(f"state_dict: {name}: expected more keys: {', '.join(sorted(missing))} not there")
-        progress[name] = (entry["steps"], entry["fresh"], entry["up_rates"], entry["down_rates"])
-        for key, value in entry.items():
-            if key in PROGRESS:
-                continue
-            side, dot, vector = key.partition(".")
-            if not dot or not isinstance(value, Mapping) or set(value) != {"begin", "values"}:
-                raise ValueError(f"state_dict: {name}: expected {', '.join(PROGRESS)} and vectors such as 'worker.residual', got {key!r}")
-            vectors[name, side, vector] = (value["begin"], value["values"])
-    running = state_dict.get("running")
+        progress[name] = _progress(name, entry)
+        for key in set(entry) - set(PROGRESS):
+            vectors[(name, *_side_and_name(name, key))] = _vector(f"{name}.{key}", entry[key])
+    before = core.running_state()
+    _load_running(core, state_dict.get("running"), identity)
+    try:
+        (core.load_state if mode == "rank" else core.load_whole_state)(vectors, progress)
+    except BaseException:
+        if before is not None:
+            core.load_running_state(before)
+        raise
+
+
+def _check_numbers(state_dict: Mapping[str, Any]) -> None:
+    scale = state_dict["loss_scale"]
+    if scale is not None and not (_is_finite(scale) and scale > 0):
+        raise ValueError(f"state_dict: loss_scale: expected None or a finite number above 0, got {scale!r}")
+    price = state_dict.get("price", 0.0)
+    if not (_is_finite(price) and price >= 0):
+        raise ValueError(f"state_dict: price: expected a finite number of at least 0, got {price!r}")
+
+
+def _progress(name: str, entry: Any) -> tuple[int, bool, list[float], list[float]]:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"state_dict: {name}: expected a mapping, got {type(entry).__name__}")
+    if missing := set(PROGRESS) - set(entry):
+        raise ValueError(f"state_dict: {name}: expected more keys: {', '.join(sorted(missing))} not there")
+    steps, fresh, *rates = (entry[key] for key in PROGRESS)
+    if not _is_count(steps):
+        raise ValueError(f"state_dict: {name}: steps: expected 0 to 2**64 - 1, got {steps!r}")
+    if not isinstance(fresh, bool):
+        raise ValueError(f"state_dict: {name}: fresh: expected a bool, got {fresh!r}")
+    for key, value in zip(PROGRESS[2:], rates, strict=True):
+        if not isinstance(value, (list, tuple)) or not all(_is_finite(rate) and rate > 0 for rate in value):
+            raise ValueError(f"state_dict: {name}: {key}: expected a list of finite numbers above 0, got {value!r}")
+    return steps, fresh, rates[0], rates[1]
+
+
+def _side_and_name(name: str, key: Any) -> tuple[str, str]:
+    side, dot, vector = str(key).partition(".")
+    if not dot:
+        raise ValueError(f"state_dict: {name}: expected {', '.join(PROGRESS)} and vectors such as 'worker.residual', got {key!r}")
+    return side, vector
+
+
+def _vector(name: str, value: Any) -> tuple[int, torch.Tensor]:
+    if not isinstance(value, Mapping) or set(value) != {"begin", "values"}:
+        raise ValueError(f"state_dict: {name}: expected a mapping of begin and values, got {type(value).__name__}")
+    begin, values = value["begin"], value["values"]
+    if not _is_count(begin):
+        raise ValueError(f"state_dict: {name}: begin: expected 0 to 2**64 - 1, got {begin!r}")
+    return begin, _finite(name, values)
+
+
+def _load_running(core: _C.Hook, running: Any, identity: Mapping[str, Any]) -> None:
     if (running is not None) != ("smoothness" in identity):
-        raise ValueError(f"state_dict: running: expected {'none' if running else 'estimates'} where smoothness is "
-                         f"{identity.get('smoothness')}, got {'some' if running else 'none'}")
-    (core.load_state if mode == "rank" else core.load_whole_state)(vectors, progress)
-    if running is not None:
-        core.load_running_state((running["steps"], running["parameters"]))
+        raise ValueError(f"state_dict: running: expected {'none' if running is not None else 'estimates'} where smoothness is "
+                         f"{identity.get('smoothness')}, got {'some' if running is not None else 'none'}")
+    if running is None:
+        return
+    if not isinstance(running, Mapping) or set(running) != {"steps", "parameters"} or not isinstance(running["parameters"], Mapping):
+        raise ValueError(f"state_dict: running: expected a mapping of steps and parameters, got {running!r}")
+    if not _is_count(running["steps"]):
+        raise ValueError(f"state_dict: running: steps: expected 0 to 2**64 - 1, got {running['steps']!r}")
+    core.load_running_state((running["steps"], {str(n): _finite(f"running: {n}", v) for n, v in running["parameters"].items()}))
+
+
+def _finite(name: str, values: Any) -> torch.Tensor:
+    """State holds finite numbers always: others would never leave it."""
+    if not isinstance(values, torch.Tensor):
+        raise ValueError(f"state_dict: {name}: expected a torch.Tensor, got {type(values).__name__}")
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"state_dict: {name}: expected finite numbers, found Inf or NaN")
+    return values
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64
 
 
 def measured(core: _C.Hook, mode: str) -> dict[str, float] | None:

@@ -93,6 +93,8 @@ class Hook:
             ValueError: naming both sides, with nothing changed, if it is of another version, spec or model, or (mode ``"rank"``) of another
                 rank, world size or exchange.
         """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict: expected a mapping, got {type(state_dict).__name__}")
         measured = checkpoint.checked_measured(state_dict.get("measured"))
         checkpoint.load(self._core, state_dict, self._identity())
         if measured is not None:

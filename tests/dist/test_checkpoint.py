@@ -114,6 +114,20 @@ UNFIT = {
     "dtype": (lambda s: with_values(s, torch.zeros(4096, dtype=torch.float64)), ["2.weight", "float32", "float64"]),
     "integers": (lambda s: with_values(s, torch.zeros(4096, dtype=torch.int32)), ["2.weight", "dtype"]),
     "begin": (lambda s: with_values(s, torch.zeros(4096), begin=256), ["2.weight", "256"]),
+    "negative begin": (lambda s: with_values(s, torch.zeros(4096), begin=-1), ["2.weight", "begin", "-1"]),
+    "list": (lambda s: with_values(s, [0.0] * 4096), ["2.weight", "torch.Tensor"]),
+    "NaN": (lambda s: with_values(s, torch.full((4096,), float("nan"))), ["2.weight", "finite"]),
+    "no vector": (lambda s: with_entry(s, "2.weight", **{"worker.residual": None}), ["2.weight.worker.residual"]),
+    "no mapping": (lambda s: other(s, parameters={**s["parameters"], "2.weight": 3}), ["2.weight", "mapping"]),
+    "parameters": (lambda s: other(s, parameters=None), ["parameters", "mapping"]),
+    "negative steps": (lambda s: with_entry(s, "2.weight", steps=-1), ["2.weight", "steps", "-1"]),
+    "steps": (lambda s: with_entry(s, "2.weight", steps="3"), ["2.weight", "steps", "'3'"]),
+    "fresh": (lambda s: with_entry(s, "2.weight", fresh=3), ["2.weight", "fresh", "3"]),
+    "rates": (lambda s: with_entry(s, "2.weight", up_rates=[float("nan")]), ["2.weight", "up_rates", "nan"]),
+    "negative loss scale": (lambda s: other(s, loss_scale=-1.0), ["loss_scale", "-1.0"]),
+    "loss scale": (lambda s: other(s, loss_scale="1"), ["loss_scale", "'1'"]),
+    "price": (lambda s: other(s, price="1"), ["price", "'1'"]),
+    "running": (lambda s: other(s, running={}), ["running", "none"]),
     "strided": (lambda s: with_values(s, torch.zeros(8192)[::2]), ["2.weight", "contiguous"]),
 }
 
@@ -138,6 +152,8 @@ def unfit(rank: int, world: int) -> list[str]:
         if not same(hook.state_dict(), before):
             wrong.append(f"{name}: changed the state")
             hook.load_state_dict(before)
+    with pytest.raises(TypeError, match="state_dict: expected a mapping, got NoneType"):
+        hook.load_state_dict(None)
     hook.load_state_dict(saved)
     assert same(hook.state_dict(), saved)
     return wrong
