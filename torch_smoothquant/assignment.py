@@ -26,7 +26,7 @@ def assign(ddp: DistributedDataParallel, up: str, down: str, overrides: Mapping[
     if not isinstance(overrides, Mapping) or not all(isinstance(pattern, str) for pattern in overrides):
         raise TypeError(f"overrides: expected a mapping from glob patterns to specs, got {overrides!r}")
     special = {pattern: to_text(spec, f"overrides[{pattern!r}]") for pattern, spec in overrides.items()}
-    rule = _exempt_rule(exempt)
+    rule, patterns = _exempt_rule(exempt)
     ignored = set(getattr(ddp, "parameters_to_ignore", ()))
     out: list[tuple[str, torch.Tensor, str, str]] = []
     own: list[tuple[str, str] | None] = []
@@ -49,6 +49,9 @@ def assign(ddp: DistributedDataParallel, up: str, down: str, overrides: Mapping[
         own.append(out[-1][2:])
     if unused := sorted(set(special) - used):
         raise ValueError(f"overrides: expected patterns that match a parameter, got {unused}")
+    names = [name for name, _ in ddp.module.named_parameters()]  # frozen ones too
+    if unused := sorted(p for p in patterns if not any(fnmatchcase(name, p) for name in names)):
+        raise ValueError(f"exempt: expected patterns that match a parameter, got {unused}")
     for name, parameter, *_ in out:
         if parameter.device.type != "cpu":
             raise RuntimeError(f"attach: parameter {name} is on {parameter.device}: only CPU models are supported "
@@ -56,14 +59,15 @@ def assign(ddp: DistributedDataParallel, up: str, down: str, overrides: Mapping[
     return out, own, exempted
 
 
-def _exempt_rule(exempt: Exempt) -> Callable[[str, torch.nn.Parameter], bool]:
+def _exempt_rule(exempt: Exempt) -> tuple[Callable[[str, torch.nn.Parameter], bool], set[str]]:
+    """The rule, and patterns that have to match something: a name that is spelt wrong would be compressed without a word."""
     if exempt is None:
-        return lambda name, parameter: False
+        return lambda name, parameter: False, set()
     if callable(exempt):
-        return exempt
+        return exempt, set()
     if exempt == "default":
-        return default_exempt
+        return default_exempt, set()
     if isinstance(exempt, str) or not isinstance(exempt, Sequence) or not all(isinstance(pattern, str) for pattern in exempt):
         raise ValueError(f"exempt: expected 'default', None, a callable or a sequence of glob patterns, got {exempt!r}")
     patterns = tuple(exempt)
-    return lambda name, parameter: default_exempt(name, parameter) or any(fnmatchcase(name, p) for p in patterns)
+    return lambda name, parameter: default_exempt(name, parameter) or any(fnmatchcase(name, p) for p in patterns), set(patterns)

@@ -55,6 +55,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"overrides": {"0.weight": 4}}, TypeError, "overrides"), ({"overrides": {"0.weight": "Quantizer("}}, tsq.SpecError, "column"),
     ({"overrides": "0.weight"}, TypeError, "overrides: expected"), ({"overrides": ["0.weight"]}, TypeError, "overrides: expected"),
     ({"overrides": {4: "Identity()"}}, TypeError, "overrides: expected"),
+    ({"exempt": ["2.*", "nothing.*"]}, ValueError, "exempt: expected patterns that match a parameter, got ['nothing.*']"),
     ({"exempt": "all"}, ValueError, "exempt: expected"), ({"exempt": [4]}, ValueError, "exempt: expected"),
     ({"exempt": 4}, (TypeError, ValueError), "exempt: expected"),
 ]
