@@ -68,7 +68,7 @@ class Hook:
 
         The first call only takes note. Cheap; call it before every backward under a GradScaler.
         """
-        if not (isinstance(scale, (int, float)) and math.isfinite(scale) and scale > 0):
+        if isinstance(scale, bool) or not (isinstance(scale, (int, float)) and math.isfinite(scale) and scale > 0):
             raise ValueError(f"scale: expected a positive finite number, got {scale!r}")
         if self._loss_scale is not None and scale != self._loss_scale:
             self._core.scale_state(scale / self._loss_scale)
@@ -129,6 +129,11 @@ class Hook:
             diagonals: by parameter name, an estimate of the Hessian's diagonal (the parameter's number of elements, e.g. z * Hz averaged
                 over ranks) or one number for all of it. Signs do not count. Names that are not planned are ignored.
         """
+        if not isinstance(diagonals, Mapping):
+            raise TypeError(f"diagonals: expected a mapping from names of parameters, got {type(diagonals).__name__}")
+        for name, value in diagonals.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float, torch.Tensor)):
+                raise TypeError(f"diagonals: {name}: expected a tensor or a number, got {type(value).__name__}")
         known = set(self._core.parameter_names())
         if unknown := sorted(set(diagonals) - known):
             raise ValueError(f"diagonals: expected names of parameters, got {unknown[:5]}")
@@ -294,8 +299,12 @@ def resolve_specs(up: Spec | str, down: Spec | str | None) -> tuple[str, str, bo
 def _new_group(like: dist.ProcessGroup, seconds: float) -> dist.ProcessGroup:
     """A Gloo group of the ranks of ``like`` for the hook alone: others' collectives on it would break the order Gloo matches by."""
     ranks = dist.get_process_group_ranks(like)
-    return dist.new_group(ranks, backend="gloo", timeout=datetime.timedelta(seconds=seconds),
-                          use_local_synchronization=not _is_world(ranks))
+    try:
+        return dist.new_group(ranks, backend="gloo", timeout=datetime.timedelta(seconds=seconds),
+                              use_local_synchronization=not _is_world(ranks))
+    except RuntimeError as error:
+        raise RuntimeError(f"attach: expected all {len(ranks)} ranks of the DDP module's group within {seconds:g} s, got no group of "
+                           f"them; did one of them raise, or not call attach? ({str(error).splitlines()[0]})") from error
 
 
 def _destroy_group(group: dist.ProcessGroup) -> None:

@@ -91,7 +91,7 @@ def scaling(rank: int, world: int, exchange: str) -> None:
         for name, entry in hook.state_dict()["parameters"].items():
             for key in (k for k, v in entry.items() if isinstance(v, dict)):
                 assert torch.equal(entry[key]["values"], old["parameters"][name][key]["values"] * factor)
-    for bad in (0, -1.0, float("nan"), float("inf"), None, "2"):
+    for bad in (0, -1.0, float("nan"), float("inf"), None, "2", True):
         with pytest.raises(ValueError, match="scale: expected"):
             hook.set_loss_scale(bad)
     assert hook.state_dict()["loss_scale"] == 512

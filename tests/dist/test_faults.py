@@ -99,8 +99,9 @@ def asleep_at_attach(rank: int, world: int) -> tuple[float, str]:
 
 
 def test_peer_that_never_attaches():
-    (seconds, _), _ = run_ranks(asleep_at_attach, 2, timeout=40)
+    (seconds, says), _ = run_ranks(asleep_at_attach, 2, timeout=40)
     assert seconds < LIMIT + 3
+    assert says.startswith(f"attach: expected all 2 ranks of the DDP module's group within {LIMIT:g} s")
 
 
 def changes_after_a_failure(rank: int, world: int) -> None:

@@ -211,6 +211,9 @@ def told(rank: int, world: int) -> tuple[Any, str, str]:
             hook.update_smoothness(diagonals)
         except ValueError as error:
             errors.append(str(error))
+    for diagonals in (None, {"0.weight": "1"}, {"0.weight": True}):
+        with pytest.raises(TypeError, match="^diagonals: .*expected a"):
+            hook.update_smoothness(diagonals)
     return plan(hook), *errors
 
 
