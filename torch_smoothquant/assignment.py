@@ -59,6 +59,28 @@ def assign(ddp: DistributedDataParallel, up: str, down: str, overrides: Mapping[
     return out, own, exempted
 
 
+Strides = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+def strides_of(parameters: Sequence[tuple[str, torch.Tensor, str, str]]) -> Strides:
+    """(shape, strides) of the parameters that do not lie in memory as they are indexed (``channels_last``). DDP lays their gradients out
+    as they are laid out, and so all state is."""
+    return {name: (tuple(p.shape), p.stride()) for name, p, *_ in parameters
+            if not p.is_contiguous() and torch.empty_like(p, memory_format=torch.preserve_format).stride() == p.stride()}
+
+
+def in_memory_order(name: str, values: torch.Tensor, strides: Strides) -> torch.Tensor:
+    """1-D ``values`` of the elements of a parameter, reordered as these lie in memory; one number for all is left as it is."""
+    if name not in strides or values.numel() <= 1:
+        return values
+    shape, stride = strides[name]
+    out = torch.empty_strided(shape, stride, dtype=values.dtype)
+    if values.numel() != out.numel():
+        return values  # is refused where lengths are
+    out.copy_(values.reshape(shape))
+    return out.as_strided((out.numel(),), (1,)).clone()
+
+
 def _exempt_rule(exempt: Exempt) -> tuple[Callable[[str, torch.nn.Parameter], bool], set[str]]:
     """The rule, and patterns that have to match something: a name that is spelt wrong would be compressed without a word."""
     if exempt is None:

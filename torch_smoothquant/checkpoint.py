@@ -39,6 +39,8 @@ def load(core: _C.Hook, state_dict: Mapping[str, Any], identity: Mapping[str, An
     expected = {"version": VERSION, **_kept(identity, mode)}
     if missing := set(expected) - set(state_dict):
         raise ValueError(f"state_dict: expected more keys: {', '.join(sorted(missing))} not there")
+    if "strides" not in expected and "strides" in state_dict:  # vectors are in the order of memory
+        raise ValueError(f"state_dict: strides: expected contiguous parameters, got {state_dict['strides']!r}")
     for key, value in expected.items():
         if state_dict[key] != value:
             hint = ""

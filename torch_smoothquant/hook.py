@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from . import _C, checkpoint, policies, watch
-from .assignment import Exempt, assign
+from .assignment import Exempt, Strides, assign, in_memory_order, strides_of
 from .mechanisms import Bidirectional
 from .never_slower import LADDER, NeverSlower, explain
 from .parser import parse, to_text
@@ -30,12 +30,14 @@ class Hook:
     """What :func:`attach` returns: watches and steers the compression of one DDP module. Methods may be called between steps."""
 
     def __init__(self, core: _C.Hook, *, config: dict[str, Any], group: dist.ProcessGroup,
-                 own_specs: list[tuple[str, str] | None], policy: Policy | None = None, levels: Sequence[str] = ()) -> None:
+                 own_specs: list[tuple[str, str] | None], policy: Policy | None = None, levels: Sequence[str] = (),
+                 strides: Strides | None = None) -> None:
         self._core = core
         self._policy = policy
         self._levels = list(levels)  # that a NeverSlower chooses from
         self._own_specs = own_specs  # of the parameters that have their own
         self._config = config
+        self._strides = strides or {}  # of the parameters that are not contiguous
         self._group: dist.ProcessGroup | None = group
         self._loss_scale: float | None = None
 
@@ -137,8 +139,8 @@ class Hook:
         known = set(self._core.parameter_names())
         if unknown := sorted(set(diagonals) - known):
             raise ValueError(f"diagonals: expected names of parameters, got {unknown[:5]}")
-        self._core.update_smoothness({name: torch.as_tensor(value, dtype=torch.float64).detach().flatten().contiguous()
-                                      for name, value in diagonals.items()})
+        flat = {name: torch.as_tensor(value, dtype=torch.float64).detach().flatten() for name, value in diagonals.items()}
+        self._core.update_smoothness({name: in_memory_order(name, value, self._strides).contiguous() for name, value in flat.items()})
 
     def stats_by_parameter(self) -> dict[str, dict[str, Any]]:
         """What can be watched of each parameter: see :func:`torch_smoothquant.watch.by_parameter`."""
@@ -163,7 +165,8 @@ class Hook:
 
     def _identity(self) -> dict[str, Any]:
         planned = ("smoothness",) if self._config["smoothness"] != "None" else ()
-        return {"rank": self._core.rank, **{k: self._config[k] for k in ("world_size", "spec", "down", "exchange", "seed", *planned)}}
+        out = {"rank": self._core.rank, **{k: self._config[k] for k in ("world_size", "spec", "down", "exchange", "seed", *planned)}}
+        return {**out, "strides": {name: list(stride) for name, (_, stride) in self._strides.items()}} if self._strides else out
 
     def __repr__(self) -> str:
         return f"Hook({self._config['spec']}, exchange={self._config['exchange']!r}, rank {self._core.rank} of {self._core.world_size})"
@@ -280,7 +283,7 @@ def prepare(
     except BaseException:
         _destroy_group(group)
         raise
-    return Hook(core, config=config, group=group, own_specs=own_specs, policy=policy, levels=levels)
+    return Hook(core, config=config, group=group, own_specs=own_specs, policy=policy, levels=levels, strides=strides_of(parameters))
 
 
 def resolve_specs(up: Spec | str, down: Spec | str | None) -> tuple[str, str, bool]:

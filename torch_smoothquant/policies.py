@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import _C
+from .assignment import in_memory_order, strides_of
 from .never_slower import NeverSlower
 from .parser import parse
 from .policy import CAT, Fixed, diagonal_of, weights_of
@@ -81,6 +82,7 @@ def weights_by_parameter(policy: Policy | None, parameters: Sequence[tuple[str, 
     if not isinstance(policy, CAT) or not isinstance(policy.smoothness, Mapping):
         return {}
     diagonals: dict[str, torch.Tensor] = {}
+    strides = strides_of(parameters)
     unused, missing = set(policy.smoothness), []
     for name, parameter, up, down in parameters:
         pattern = next((p for p in policy.smoothness if fnmatchcase(name, p)), None)
@@ -93,7 +95,7 @@ def weights_by_parameter(policy: Policy | None, parameters: Sequence[tuple[str, 
         if value.ndim and len(value) != parameter.numel():
             raise ValueError(f"CAT: smoothness[{pattern!r}]: expected {parameter.numel()} elements, those of {name}, got {len(value)}")
         if chosen and (value.ndim or policy.budget is not None):
-            diagonals[name] = value.expand(parameter.numel())
+            diagonals[name] = in_memory_order(name, value.expand(parameter.numel()), strides)
     if unused:
         raise ValueError(f"CAT: smoothness: expected patterns that match a parameter, got {sorted(unused)}")
     if policy.budget is not None and missing:

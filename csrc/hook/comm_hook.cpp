@@ -104,12 +104,14 @@ Hook::Hook(const std::vector<HookParameter>& parameters, const HookConfig& confi
 
 void Hook::follow(const std::vector<HookParameter>& parameters, const PlannerConfig& config) {
   if (config.kind == RunningKind::kSecant)
-    for (const HookParameter& p : parameters) positions_.push_back(p.tensor);
+    for (const HookParameter& p : parameters) {
+      if (!p.tensor.is_non_overlapping_and_dense())
+        throw ArgumentError(concat("smoothness: Running('secant') expects parameters without gaps, got strides ",
+                                   p.tensor.strides(), " for ", p.name));
+      positions_.push_back(p.tensor);
+    }
   const auto position = [this](uint32_t id) {
-    const at::Tensor& tensor = positions_[id];
-    if (!tensor.is_contiguous())
-      throw ArgumentError(concat("smoothness: Running('secant') expects contiguous parameters, got strides ",
-                                 tensor.strides(), " for ", averager_.parameters()[id].name));
+    const at::Tensor& tensor = positions_[id];  // in the order of its memory, in which DDP lays out the gradient too
     return ConstView{tensor.const_data_ptr(), dtype_of(tensor, averager_.parameters()[id].name),
                      static_cast<size_t>(tensor.numel())};
   };

@@ -29,7 +29,7 @@ PYTHON_ARROWS = {"smoothness": {"_C"}, "spec": {"_C", "smoothness"}, "compressor
                  "running": set(),
                  "assignment": {"parser", "spec"},
                  "policy": {"_C"}, "never_slower": {"_C", "mechanisms", "parser", "policy", "running", "spec"},
-                 "policies": {"_C", "never_slower", "parser", "policy", "spec"},
+                 "policies": {"_C", "assignment", "never_slower", "parser", "policy", "spec"},
                  "checkpoint": {"_C"}, "watch": {"_C", "never_slower"}, "_build": set()}
 # the reference must not see the library that it judges; inside it the codecs see wire and philox, and codec 1's payload
 REFERENCE_ARROWS = {"wire": set(), "philox": set(), "mixed": {"quantizer"}, "codes": {"quantizer"}, "values": {"quantizer"},
