@@ -65,7 +65,7 @@ void Averager::set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>>
   layouts_.clear();
   sizes_.clear();
   look_at_mechanisms();
-  if (steering_) steering_->restart(/*everything=*/true);
+  if (steering_) steering_->restart_with_one_level();
 }
 
 void Averager::scale_state(double factor) {

@@ -88,6 +88,11 @@ class Averager {
     return states_;
   }
 
+  /// The first so many levels of the ladder may be used, by what this rank knows: see Steering::allow. Any thread.
+  void allow_levels(size_t levels) {
+    if (steering_) steering_->allow(levels);
+  }
+
   /// What the policy thinks; none without one. Any thread.
   std::optional<PolicyReport> policy() const;
 

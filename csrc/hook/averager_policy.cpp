@@ -31,7 +31,7 @@ void Averager::follow(std::unique_ptr<Planner> planner) {
 }
 
 void Averager::set_enabled(bool enabled) {
-  if (steering_ && enabled != enabled_) steering_->restart(/*everything=*/false);
+  if (steering_ && enabled != enabled_) steering_->restart();
   enabled_ = enabled;
 }
 
