@@ -282,7 +282,9 @@ def prepare(
     except BaseException:
         _destroy_group(group)
         raise
-    optimizers = OptimizerWatch(ddp.module, lambda metric: core.allow_levels(len(levels) if metric == "sgd" else usable)) if follows else None
+    optimizers = None
+    if follows:
+        optimizers = OptimizerWatch(ddp.module, lambda metric: core.allow_levels(len(levels) if metric == "sgd" else usable))
     return Hook(core, config=config, group=group, own_specs=own_specs, policy=policy, levels=levels, optimizers=optimizers)
 
 

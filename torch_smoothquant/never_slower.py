@@ -16,7 +16,7 @@ from .running import METRICS
 from .spec import Spec
 
 LADDER = ("ErrorFeedback(Quantizer(bits=4))", "ErrorFeedback(UniformStep(bits=3.0))", "ErrorFeedback(UniformStep(bits=2.0))")
-"""Levels of ``NeverSlower()`` under any optimizer, finest first: they keep the final loss within 1 % of dense under SGD and Adam, docs/tuning.md."""
+"""Levels of ``NeverSlower()`` under any optimizer, finest first: within 1 % of dense's final loss under SGD and Adam, docs/tuning.md."""
 
 SGD_LADDER = (*LADDER, "ErrorFeedback(UniformStep(bits=1.25))", "ErrorFeedback(UniformStep(bits=1.0))")
 """Levels of ``NeverSlower()`` where the optimizer is SGD: with or without momentum, it stays within 1 % of dense further down."""
@@ -136,8 +136,8 @@ def explain(core: _C.Hook, levels: Sequence[str]) -> dict[str, Any]:
     raw = core.policy()
     out: dict[str, Any] = {"ladder": list(levels)}
     if raw is None:  # one rank, or nothing to choose
-        return {**out, "usable": len(levels), "buckets": [], "reason": "one rank: nothing to send", "on_trial": False, "alternatives": [], "costs": {},
-                "step_seconds": 0.0, "trials": 0, "regimes": 0}
+        return {**out, "usable": len(levels), "buckets": [], "reason": "one rank: nothing to send", "on_trial": False, "alternatives": [],
+                "costs": {}, "step_seconds": 0.0, "trials": 0, "regimes": 0}
 
     def shown(plan: list[tuple[str, int]]) -> list[str]:
         return [kind if kind == "dense" else f"{kind} {levels[level]}" for kind, level in plan]
