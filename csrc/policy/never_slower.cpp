@@ -23,6 +23,7 @@ constexpr double kExploration = 0.005;  // share of time that trials may cost in
 constexpr double kForget = 0.9;         // MeasuredCost::Config::keep
 constexpr double kFirstGuess = 0.5;     // of the time of a dense exchange
 constexpr double kFirstCodec = 1.5e-9;  // seconds per element and direction until something was measured
+constexpr double kEnds = 0.2;           // of parcels: the first ones' encoding, the last one's decoding
 constexpr double kErrorLife = 1000;     // steps until a level with too large an error may be tried again
 constexpr double kCollectives[kExchangeKinds] = {1, 2, 4};  // lengths that depend on data travel first
 
@@ -154,10 +155,16 @@ double NeverSlower::codec_seconds(const BucketSizes& bucket, const Choice& c) co
   return each * static_cast<double>(bucket.numel);
 }
 
+double NeverSlower::bucket_seconds(const BucketSizes& bucket, const Choice& c) const {
+  const double codec = codec_seconds(bucket, c), exchange = exchange_seconds(bucket, c);
+  if (c.kind != ExchangeKind::kAllGather || !bucket.in_parcels) return codec + exchange;
+  return std::max(codec, exchange) + kEnds * std::min(codec, exchange);
+}
+
 double NeverSlower::model_span(const Plan& plan) const {
   double time = 0;
   for (size_t b = 0; b < plan.size(); ++b)  // one worker, first come, first served
-    time = std::max(time, ready_[b]) + codec_seconds(buckets_[b], plan[b]) + exchange_seconds(buckets_[b], plan[b]);
+    time = std::max(time, ready_[b]) + bucket_seconds(buckets_[b], plan[b]);
   return time;
 }
 
@@ -206,7 +213,7 @@ Choice NeverSlower::first_guess(const BucketSizes& bucket) const {
   double least = kFirstGuess * exchange_seconds(bucket, best);
   for (const ExchangeKind kind : config_.kinds) {
     const Choice c{kind, 0};
-    const double seconds = codec_seconds(bucket, c) + exchange_seconds(bucket, c);
+    const double seconds = bucket_seconds(bucket, c);
     if (seconds < least) least = seconds, best = c;
   }
   return best;
@@ -218,7 +225,7 @@ Plan NeverSlower::best_plan(uint32_t level) const {
     double least = exchange_seconds(buckets_[b], plan[b]);
     for (const ExchangeKind kind : config_.kinds) {
       const Choice c{kind, level};
-      const double seconds = codec_seconds(buckets_[b], c) + exchange_seconds(buckets_[b], c);
+      const double seconds = bucket_seconds(buckets_[b], c);
       if (seconds < least) least = seconds, plan[b] = c;
     }
   }

@@ -48,6 +48,7 @@ struct BucketSizes {
   size_t numel = 0;
   double dense_bytes = 0;
   std::vector<double> all_gather_bytes = {}, sharded_bytes = {};
+  bool in_parcels = false;  ///< all_gather: encoding and decoding run beside the exchange
 };
 
 struct NeverSlowerConfig {
@@ -136,6 +137,7 @@ class NeverSlower {
   Line cost_of(ExchangeKind kind) const;
   double exchange_seconds(const BucketSizes& bucket, const Choice& c) const;
   double codec_seconds(const BucketSizes& bucket, const Choice& c) const;
+  double bucket_seconds(const BucketSizes& bucket, const Choice& c) const;
   double model_span(const Plan& plan) const;
   double span_of(const Candidate& c) const;
   double price_of(size_t candidate) const;
