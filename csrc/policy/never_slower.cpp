@@ -23,6 +23,7 @@ constexpr double kExploration = 0.005;  // share of time that trials may cost in
 constexpr double kForget = 0.9;         // MeasuredCost::Config::keep
 constexpr double kFirstGuess = 0.5;     // of the time of a dense exchange
 constexpr double kFirstCodec = 1.5e-9;  // seconds per element and direction until something was measured
+constexpr double kHiding = 1.5;         // of what is to hide: if it did not, measuring would not tell that it was this
 constexpr double kEnds = 0.2;           // of parcels: the first ones' encoding, the last one's decoding
 constexpr double kErrorLife = 1000;     // steps until a level with too large an error may be tried again
 constexpr double kCollectives[kExchangeKinds] = {1, 2, 4};  // lengths that depend on data travel first
@@ -161,10 +162,11 @@ double NeverSlower::bucket_seconds(const BucketSizes& bucket, const Choice& c) c
   return std::max(codec, exchange) + kEnds * std::min(codec, exchange);
 }
 
-double NeverSlower::model_span(const Plan& plan) const {
+/// `slow`: a bucket taken to travel kHiding times as long as the model says.
+double NeverSlower::model_span(const Plan& plan, std::optional<size_t> slow) const {
   double time = 0;
   for (size_t b = 0; b < plan.size(); ++b)  // one worker, first come, first served
-    time = std::max(time, ready_[b]) + bucket_seconds(buckets_[b], plan[b]);
+    time = std::max(time, ready_[b]) + (b == slow ? kHiding : 1.0) * bucket_seconds(buckets_[b], plan[b]);
   return time;
 }
 
@@ -231,10 +233,11 @@ Plan NeverSlower::best_plan(uint32_t level) const {
   }
   // What hides behind the backward pass may as well travel dense: it costs no core and no precision.
   const double allowed = model_span(plan) + 0.002 * interval_;
-  for (Choice& c : plan) {
-    const Choice before = c;
-    c = Choice{};
-    if (model_span(plan) > allowed) c = before;
+  for (size_t b = 0; b < plan.size(); ++b) {
+    const Choice before = plan[b];
+    if (before.kind == ExchangeKind::kDense) continue;
+    plan[b] = Choice{};
+    if (model_span(plan, b) > allowed) plan[b] = before;
   }
   return plan;
 }

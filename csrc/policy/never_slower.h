@@ -138,7 +138,7 @@ class NeverSlower {
   double exchange_seconds(const BucketSizes& bucket, const Choice& c) const;
   double codec_seconds(const BucketSizes& bucket, const Choice& c) const;
   double bucket_seconds(const BucketSizes& bucket, const Choice& c) const;
-  double model_span(const Plan& plan) const;
+  double model_span(const Plan& plan, std::optional<size_t> slow = {}) const;
   double span_of(const Candidate& c) const;
   double price_of(size_t candidate) const;
   bool barred(const Candidate& c) const;
