@@ -16,6 +16,7 @@ from . import _C, checkpoint, policies, watch
 from .assignment import Exempt, Strides, assign, in_memory_order, strides_of
 from .mechanisms import Bidirectional
 from .never_slower import LADDER, NeverSlower, explain
+from .optimizers import OptimizerWatch
 from .parser import parse, to_text
 from .policies import Policy
 from .running import Running, check_running
@@ -31,10 +32,11 @@ class Hook:
 
     def __init__(self, core: _C.Hook, *, config: dict[str, Any], group: dist.ProcessGroup,
                  own_specs: list[tuple[str, str] | None], policy: Policy | None = None, levels: Sequence[str] = (),
-                 strides: Strides | None = None) -> None:
+                 strides: Strides | None = None, optimizers: OptimizerWatch | None = None) -> None:
         self._core = core
         self._policy = policy
         self._levels = list(levels)  # that a NeverSlower chooses from
+        self._optimizers = optimizers  # where what may be chosen depends on them
         self._own_specs = own_specs  # of the parameters that have their own
         self._config = config
         self._strides = strides or {}  # of the parameters that are not contiguous
@@ -50,13 +52,15 @@ class Hook:
         delivered as NaN because a rank had Inf or NaN; ``state_bytes``, ``buffer_bytes`` memory; ``sent``, ``skipped`` slices of
         parameters and ``levels`` of ladders; ``seconds`` spent in encode, exchange and decode by the worker thread; ``error`` what broke
         the hook, or "". ``policy``: ``name`` and ``spec`` of what chooses; of a ``NeverSlower`` also what it has
-        chosen and why, see :func:`torch_smoothquant.never_slower.explain`. Plus the configuration.
+        chosen and why, see :func:`torch_smoothquant.never_slower.explain`, and ``metric``, of the optimizer: told, or seen. Plus the
+        configuration.
         """
         out = self._core.stats()
         out["ratio"] = out["dense_bytes"] / out["wire_bytes"] if out["wire_bytes"] else math.nan
         policy: dict[str, Any] = {"name": self._config["policy"].partition("(")[0], "spec": self._config["policy"]}
         if isinstance(self._policy, NeverSlower):
             policy |= explain(self._core, self._levels)
+            policy["metric"] = self._optimizers.metric if self._optimizers else self._policy.metric
         return {**self._config, "enabled": self._core.enabled, **out, "policy": policy}
 
     def set_enabled(self, enabled: bool) -> None:
@@ -158,6 +162,8 @@ class Hook:
 
     def close(self) -> None:
         """Finishes what is queued, stops the worker thread, gives the process group up. Idempotent. A later backward raises."""
+        if self._optimizers is not None:
+            self._optimizers.stop()
         self._core.close()
         if self._group is not None:
             group, self._group = self._group, None
@@ -274,16 +280,22 @@ def prepare(
     config = {"spec": up_text, "down": down_text, "smoothness": repr(running), "exchange": exchange, "policy": resolved.text, "seed": seed,
               "world_size": world, "parameters": len(parameters), "exempt_parameters": exempted}
     group = _new_group(ddp.process_group, seconds)
+    follows = chooses is not None and chooses.follows_optimizer(up)
+    usable = len(LADDER) if follows else len(levels)  # until an optimizer was seen
     hold_unused = bool(ddp.find_unused_parameters or getattr(ddp, "static_graph", False))
     try:
         core = _C.Hook(ladders, group.group_name, exchange, seed, hold_unused, seconds,
                        fingerprint=f"spec {up_text} down {down_text} smoothness {running!r} policy {resolved.text}",
                        smoothness=running.numbers() if running else None, policy=resolved.core, weights=weights,
-                       never_slower=chooses.limits() if chooses else None)
+                       never_slower=(*chooses.limits(), usable) if chooses else None)
     except BaseException:
         _destroy_group(group)
         raise
-    return Hook(core, config=config, group=group, own_specs=own_specs, policy=policy, levels=levels, strides=strides_of(parameters))
+    optimizers = None
+    if follows:
+        optimizers = OptimizerWatch(ddp.module, lambda metric: core.allow_levels(len(levels) if metric == "sgd" else usable))
+    return Hook(core, config=config, group=group, own_specs=own_specs, policy=policy, levels=levels, strides=strides_of(parameters),
+                optimizers=optimizers)
 
 
 def resolve_specs(up: Spec | str, down: Spec | str | None) -> tuple[str, str, bool]:

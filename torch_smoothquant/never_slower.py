@@ -16,10 +16,10 @@ from .running import METRICS
 from .spec import Spec
 
 LADDER = ("ErrorFeedback(Quantizer(bits=4))", "ErrorFeedback(UniformStep(bits=3.0))", "ErrorFeedback(UniformStep(bits=2.0))")
-"""Levels of ``NeverSlower()``, finest first: they keep the final loss within 1 % of dense under SGD and Adam, docs/tuning.md."""
+"""Levels of ``NeverSlower()`` under any optimizer, finest first: within 1 % of dense's final loss under SGD and Adam, docs/tuning.md."""
 
 SGD_LADDER = (*LADDER, "ErrorFeedback(UniformStep(bits=1.25))", "ErrorFeedback(UniformStep(bits=1.0))")
-"""Levels of ``NeverSlower(metric="sgd")``: SGD, with or without momentum, stays within 1 % of dense further down."""
+"""Levels of ``NeverSlower()`` where the optimizer is SGD: with or without momentum, it stays within 1 % of dense further down."""
 
 LONG_LADDER = (*SGD_LADDER, "ErrorFeedback(UniformStep(bits=0.67))")
 """Levels of ``NeverSlower(max_error=...)``, of which the bound takes away what is too coarse."""
@@ -43,8 +43,9 @@ class NeverSlower:
         ladder: specs from fine to coarse that share their state (``ErrorFeedback`` around other compressors); the coarsest should still
             train well enough, because speed alone decides between them. None: ``torch_smoothquant.never_slower.LADDER``, or what
             ``metric`` or ``max_error`` says. Averages (sharded exchange) travel at the first level.
-        metric: of the optimizer, as of :class:`Running`. ``"sgd"``: the ladder goes on to 1 bit (``SGD_LADDER``). ``"adam"`` and None (not
-            known): it ends at 2 bits.
+        metric: of the optimizer, as of :class:`Running`. ``"sgd"``: the ladder goes on to 1 bit (``SGD_LADDER``). ``"adam"``: it ends at
+            2 bits. None: seen from the optimizers that step the parameters: as ``"sgd"`` once all that have are ``torch.optim.SGD`` or
+            derived from it, on every rank; as ``"adam"`` until then and for any other.
         max_error: the ladder is the ``LONG_LADDER``, down to 0.67 bits, if there is no other; levels whose measured relative compression
             error, |left over|^2 / |to be sent|^2, is above are not used: with error feedback 0.02 at 4 and 3 bits, 0.09 at 2, 0.32 at
             1.25, 0.48 at 1, 0.83 at 0.67 bits. None: no bound.
@@ -102,12 +103,16 @@ class NeverSlower:
         elif self.ladder is not None:
             given = self.ladder
         else:
-            given = LONG_LADDER if self.max_error is not None else SGD_LADDER if self.metric == "sgd" else LADDER
+            given = LONG_LADDER if self.max_error is not None else LADDER if self.metric == "adam" else SGD_LADDER
         texts = [to_text(one, "inner" if spec is not None else f"ladder[{i}]") for i, one in enumerate(given)]
         for text in texts if len(texts) > 1 else []:
             if isinstance(parse(text), Bidirectional):
                 raise ValueError(f"NeverSlower: ladder: expected mechanisms of one direction, got {text}")
         return texts
+
+    def follows_optimizer(self, up: Spec | str | None) -> bool:
+        """True if the end of the ladder is usable under SGD only, and the optimizer is not told; ``up`` as for :meth:`levels`."""
+        return up is None and self._spec is None and self.ladder is None and self.max_error is None and self.metric is None
 
     def limits(self) -> tuple[float, float]:
         """(max_error, min_gain) for the compiled part."""
@@ -121,6 +126,7 @@ def _is_number(x: object) -> bool:
 def explain(core: _C.Hook, levels: Sequence[str]) -> dict[str, Any]:
     """What the policy has chosen and why.
 
+    ``ladder``: the levels that there are; ``usable``: how many of them, from the finest on, may be used by now.
     ``buckets``: what each travels by now, ``"dense"`` or ``"<exchange> <spec>"``, in the order of a step; empty before the first step.
     ``reason``: a phrase. ``on_trial``: whether this is a trial. ``alternatives``: plans, dense first, with ``buckets``, ``seconds`` from
     a step's first bucket to its last (``measured``, else by the cost model) and ``barred`` (error above max_error). ``costs``: by kind
@@ -130,8 +136,8 @@ def explain(core: _C.Hook, levels: Sequence[str]) -> dict[str, Any]:
     raw = core.policy()
     out: dict[str, Any] = {"ladder": list(levels)}
     if raw is None:  # one rank, or nothing to choose
-        return {**out, "buckets": [], "reason": "one rank: nothing to send", "on_trial": False, "alternatives": [], "costs": {},
-                "step_seconds": 0.0, "trials": 0, "regimes": 0}
+        return {**out, "usable": len(levels), "buckets": [], "reason": "one rank: nothing to send", "on_trial": False, "alternatives": [],
+                "costs": {}, "step_seconds": 0.0, "trials": 0, "regimes": 0}
 
     def shown(plan: list[tuple[str, int]]) -> list[str]:
         return [kind if kind == "dense" else f"{kind} {levels[level]}" for kind, level in plan]
@@ -139,7 +145,7 @@ def explain(core: _C.Hook, levels: Sequence[str]) -> dict[str, Any]:
     alternatives = [{"buckets": shown(a["plan"]), "seconds": a["span"], "measured": a["measured"], "barred": a["barred"]}
                     for a in raw["alternatives"]]
     return {**out, "buckets": shown(raw["plan"]), "alternatives": alternatives,
-            **{key: raw[key] for key in ("reason", "on_trial", "costs", "step_seconds", "trials", "regimes")}}
+            **{key: raw[key] for key in ("usable", "reason", "on_trial", "costs", "step_seconds", "trials", "regimes")}}
 
 
 def phrase(explained: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ SPECS = {
 }
 CAT_SPEC = "ErrorFeedback(TopK(ratio=0.05))"  # of "cat"; "kronecker" is that of "one_bit" in another basis
 POWERSGD = {"powersgd1": 1, "powersgd2": 2, "powersgd4": 4}  # ranks
-METRICS = {"ours": None, "ours_sgd": "sgd"}  # of NeverSlower: the default; the optimizer told
+METRICS = {"ours": None, "ours_adam": "adam"}  # of NeverSlower: the default, which sees the optimizer; told another
 LABELS = {
     "plain": "plain DDP",
     "fp16": "torch fp16 hook",
@@ -28,7 +28,7 @@ LABELS = {
     "powersgd2": "torch PowerSGD rank 2",
     "powersgd4": "torch PowerSGD rank 4",
     "ours": "ours, default",
-    "ours_sgd": "ours, NeverSlower(metric='sgd')",
+    "ours_adam": "ours, NeverSlower(metric='adam')",
     "identity": "ours, Identity(), dense",
     "int8": "ours, 8 bits",
     "int4": "ours, 4 bits",

@@ -44,7 +44,7 @@ std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const 
                            const std::string& exchange, uint64_t seed, bool hold_unused, double timeout_seconds,
                            const std::string& fingerprint, const std::optional<RunningTuple>& smoothness,
                            const std::shared_ptr<Cat>& policy, const std::map<std::string, at::Tensor>& weights,
-                           const std::optional<std::pair<double, double>>& never_slower) {
+                           const std::optional<std::tuple<double, double, size_t>>& never_slower) {
   std::vector<HookParameter> list;
   for (const auto& [name, tensor, up, down, coarser] : parameters) list.push_back({name, tensor, up, down, coarser});
   HookConfig config;
@@ -58,8 +58,8 @@ std::shared_ptr<Hook> make(const std::vector<ParameterTuple>& parameters, const 
       config.averager.weights.push_back(found == weights.end() ? nullptr : weights_of(found->second, found->first));
     }
   if (never_slower) {
-    config.averager.never_slower.emplace();
-    std::tie(config.averager.never_slower->max_error, config.averager.never_slower->min_gain) = *never_slower;
+    NeverSlowerConfig& limits = config.averager.never_slower.emplace();
+    std::tie(limits.max_error, limits.min_gain, limits.usable) = *never_slower;
   }
   config.fingerprint = fingerprint;
   if (smoothness && std::get<0>(*smoothness) == "kronecker")
@@ -135,6 +135,7 @@ py::object policy(const Hook& hook) {
   out["plan"] = choices(report->plan);
   out["on_trial"] = report->on_trial;
   out["alternatives"] = alternatives;
+  out["usable"] = report->usable;
   out["step_seconds"] = report->step;
   out["trials"] = report->trials;
   out["regimes"] = report->regimes;
@@ -209,6 +210,7 @@ void bind_hook(py::module_& m) {
       .def("stats", &stats)
       .def("watched", &watched)
       .def("policy", &policy)
+      .def("allow_levels", &Hook::allow_levels)
       .def("parameter_names",
            [](const Hook& hook) {
              std::vector<std::string> names;

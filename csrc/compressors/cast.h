@@ -32,6 +32,7 @@ class Cast final : public FusedCompressor {
   size_t max_bytes(size_t n, DType dtype) const override;
   double expected_bits(size_t n, DType dtype) const override;
   size_t granularity() const override { return kBlock; }
+  bool divisible() const override { return true; }
 
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;

@@ -26,6 +26,7 @@ struct EncodeKey {
   PhiloxKey shared{};   ///< the same on every rank
   uint32_t rank = 0;
   uint32_t world_size = 1;
+  std::optional<float> step = {};  ///< of UniformStep, from common_step(); none: it chooses
   double rate = 1.0;  ///< factor on a target rate (Compressor::target_bits), set by the sender's controller
   const EntryChooser* chooser = nullptr;  ///< what sparse compressors send less than they may by; outlives the encoding
   /// What an error costs, by run of MixedQuantizer from the slice's first element on; empty: everywhere the same.
@@ -134,6 +135,15 @@ class Compressor {
   /// True if the payload of a vector is, in a row, those of pieces that begin at multiples of granularity(), each
   /// encoded with the key of its own offset; that of the piece from element i on begins at byte max_bytes(i).
   virtual bool in_pieces() const { return false; }
+
+  /// True if pieces that begin at multiples of granularity(), each a payload of its own, encoded with the key of its
+  /// own offset and common_step() of the whole, decode to what the whole decodes to.
+  virtual bool divisible() const { return in_pieces(); }
+
+  /// What such pieces have in common, from the whole x (`residual`: e + x); none: nothing, or x is not finite.
+  virtual std::optional<float> common_step(ConstView, const View* /*residual*/, const EncodeKey&) const {
+    return std::nullopt;
+  }
 
   /// True if EncodeKey::chooser has a say in what is sent.
   virtual bool takes_chooser() const { return false; }

@@ -15,6 +15,7 @@ class Identity final : public Compressor {
   size_t max_bytes(size_t n, DType dtype) const override { return n * size_of(dtype); }
   double expected_bits(size_t n, DType dtype) const override { return 8.0 * static_cast<double>(max_bytes(n, dtype)); }
   size_t granularity() const override { return 1; }
+  bool divisible() const override { return true; }
 
   Encoded encode(ConstView x, const EncodeKey& key, MutableBytes out) const override;
   Encoded encode_residual(ConstView x, View e, const EncodeKey& key, MutableBytes out) const override;

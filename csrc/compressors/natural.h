@@ -19,6 +19,7 @@ class Natural final : public FusedCompressor {
   size_t max_bytes(size_t n, DType) const override { return kernels::natural_bytes(n); }
   double expected_bits(size_t n, DType) const override { return 8.0 * static_cast<double>(kernels::natural_bytes(n)); }
   size_t granularity() const override { return 256; }
+  bool divisible() const override { return true; }
 
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;

@@ -135,11 +135,22 @@ double UniformStep::expected_bits(size_t n, DType dtype) const {
   return config_.bits ? *config_.bits * static_cast<double>(n) : 8.0 * static_cast<double>(max_bytes(n, dtype));
 }
 
+std::optional<float> UniformStep::step_of(kernels::Form form, ConstView x, const void* state,
+                                          const EncodeKey& key) const {
+  if (config_.step) return static_cast<float>(*config_.step);
+  const kernels::UniformGrid grid{.stochastic = stochastic(), .key = key.philox};
+  return choose_uniform_step(grid, form, x, state, *config_.bits * key.rate);
+}
+
+std::optional<float> UniformStep::common_step(ConstView x, const View* residual, const EncodeKey& key) const {
+  return step_of(residual ? kernels::Form::kResidual : kernels::Form::kPlain, x, residual ? residual->data : nullptr,
+                 key);
+}
+
 Compressor::Encoded UniformStep::run(kernels::Form form, ConstView x, void* state, const EncodeKey& key,
                                      MutableBytes out) const {
   kernels::UniformGrid grid{.stochastic = stochastic(), .key = key.philox};
-  const auto step = config_.step ? static_cast<float>(*config_.step)
-                                 : choose_uniform_step(grid, form, x, state, *config_.bits * key.rate);
+  const auto step = key.step ? key.step : step_of(form, x, state, key);
   const Encoded nothing{zero_bytes(x.numel, x.dtype), step.has_value()};
   std::fill_n(out.begin(), nothing.bytes, uint8_t{0});
   if (!step) return nothing;

@@ -37,6 +37,8 @@ class UniformStep final : public FusedCompressor {
   /// The wanted number; with `step` nothing is known before the data is seen: the maximum.
   double expected_bits(size_t n, DType dtype) const override;
   size_t granularity() const override { return 256; }
+  bool divisible() const override { return true; }
+  std::optional<float> common_step(ConstView x, const View* residual, const EncodeKey& key) const override;
 
   void validate(Bytes in, uint64_t n, DType dtype) const override;
   void decode_add(Bytes in, DType dtype, double scale, View acc) const override;
@@ -48,6 +50,7 @@ class UniformStep final : public FusedCompressor {
   /// it was; beyond the first 65,536 elements to rounding (callers with state look at x first).
   Encoded run(kernels::Form form, ConstView x, void* state, const EncodeKey& key, MutableBytes out) const override;
   CompressorPtr resolved(bool stochastic) const;
+  std::optional<float> step_of(kernels::Form form, ConstView x, const void* state, const EncodeKey& key) const;
   bool stochastic() const { return config_.stochastic.value_or(false); }
 
   Config config_;

@@ -1,5 +1,7 @@
 #include "exchange/exchange.h"
 
+#include <utility>
+
 namespace tsq {
 
 void Exchange::count(size_t handed, size_t wire) {
@@ -11,6 +13,17 @@ void Exchange::count(size_t handed, size_t wire) {
 
 void Exchange::all_gather(Bytes mine, MutableBytes all) {
   count(mine.size(), mine.size() * static_cast<size_t>(size() - 1));
+  do_all_gather(mine, all);
+}
+
+void Exchange::start_all_gather(Bytes mine) {
+  count(mine.size(), mine.size() * static_cast<size_t>(size() - 1));
+  do_start_all_gather(mine);
+}
+
+void Exchange::do_finish_all_gather(MutableBytes all) {
+  const std::vector<uint8_t> mine = std::move(started_.front());
+  started_.pop_front();
   do_all_gather(mine, all);
 }
 

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <span>
+#include <vector>
 
 #include "common/bytes.h"
 #include "common/dtype.h"
@@ -35,6 +37,13 @@ class Exchange {
   /// The same for what is no gradient (agreements): not counted.
   void all_gather_uncounted(Bytes mine, MutableBytes all) { do_all_gather(mine, all); }
 
+  /// An all_gather that is only begun: `mine` is copied. At most kUnderWay at a time; other collectives may come
+  /// between start and finish, at the same place on every rank.
+  void start_all_gather(Bytes mine);
+  /// Waits for the one that was started first and writes what it brought.
+  void finish_all_gather(MutableBytes all) { do_finish_all_gather(all); }
+  static constexpr size_t kUnderWay = 2;
+
   /// Rank r gets the r-th part of `send` (send_sizes[r] bytes) and puts it where recv_sizes says. send_sizes is the
   /// same on every rank, so recv_sizes[i] = send_sizes[rank()] for all i. Neither side empty.
   void all_to_all(Bytes send, std::span<const size_t> send_sizes, MutableBytes recv,
@@ -51,12 +60,16 @@ class Exchange {
   virtual void do_all_to_all(Bytes send, std::span<const size_t> send_sizes, MutableBytes recv,
                              std::span<const size_t> recv_sizes) = 0;
   virtual void do_all_reduce_mean(View x) = 0;
+  /// As they are: nothing happens before the second.
+  virtual void do_start_all_gather(Bytes mine) { started_.emplace_back(mine.begin(), mine.end()); }
+  virtual void do_finish_all_gather(MutableBytes all);
 
  private:
   void count(size_t handed, size_t wire);
 
   mutable std::mutex mutex_;
   Traffic traffic_;
+  std::deque<std::vector<uint8_t>> started_;  // where do_start_all_gather is the one above
 };
 
 /// Bytes that a ring all-reduce of `bytes` sends from each of `size` ranks: what plain DDP would have cost.

@@ -1,5 +1,6 @@
 #include "exchange/process_group.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
@@ -77,6 +78,24 @@ class ProcessGroupExchange final : public Exchange {
         });
   }
 
+  // Their memory is the tensors' own: it lives for as long as the transport may write to it, whatever happened to us.
+  void do_start_all_gather(Bytes mine) override {
+    const auto bytes = static_cast<int64_t>(mine.size());
+    Started next{at::empty({bytes}, at::kByte), at::empty({bytes * size()}, at::kByte), {}};
+    std::memcpy(next.in.data_ptr(), mine.data(), mine.size());
+    c10d::AllgatherOptions options;
+    options.timeout = timeout_;
+    next.work = group_->all_gather_single(next.out, next.in, options);
+    started_.push_back(std::move(next));
+  }
+
+  void do_finish_all_gather(MutableBytes all) override {
+    const Started first = std::move(started_.front());
+    started_.pop_front();
+    wait(first.work);
+    std::memcpy(all.data(), first.out.data_ptr(), all.size());
+  }
+
   void do_all_to_all(Bytes send, std::span<const size_t> send_sizes, MutableBytes recv,
                      std::span<const size_t> recv_sizes) override {
     const size_t largest = *std::max_element(send_sizes.begin(), send_sizes.end());
@@ -144,6 +163,11 @@ class ProcessGroupExchange final : public Exchange {
 
   c10::intrusive_ptr<c10d::ProcessGroup> group_;
   const std::chrono::milliseconds timeout_;
+  struct Started {
+    at::Tensor in, out;
+    Work work;
+  };
+  std::deque<Started> started_;
   std::vector<uint8_t> staging_;  // outlives a collective that failed
 };
 

@@ -65,7 +65,7 @@ void Averager::set_mechanisms(std::vector<std::pair<MechanismPtr, MechanismPtr>>
   layouts_.clear();
   sizes_.clear();
   look_at_mechanisms();
-  if (steering_) steering_->restart(/*everything=*/true);
+  if (steering_) steering_->restart_with_one_level();
 }
 
 void Averager::scale_state(double factor) {
@@ -84,7 +84,7 @@ const Layout& Averager::layout_of(std::span<const uint32_t> ids) {
   std::vector<uint32_t> key(ids.begin(), ids.end());
   auto found = layouts_.find(key);
   if (found == layouts_.end()) {
-    Layout layout = make_layout(parameters_, ids, exchange_->size());
+    Layout layout = make_layout(parameters_, ids, exchange_->size(), config_.parcels);
     found = layouts_.emplace(std::move(key), std::move(layout)).first;
   }
   return found->second;
@@ -140,10 +140,12 @@ void Averager::average_as_chosen(const Layout& layout, View buffer) {
   const Tuner::Bucket before = spent();
   inspect_all(layout, buffer);
   try {
-    if (choice_.kind == ExchangeKind::kAllGather)
-      average_all_gather(layout, buffer);
-    else
+    if (choice_.kind == ExchangeKind::kSharded)
       average_sharded(layout, buffer);
+    else if (in_parcels(layout))
+      average_parcels(layout, buffer);
+    else
+      average_all_gather(layout, buffer);
   } catch (...) {
     take_back();  // whatever throws comes before the first write to the buffer
     add_owed(buffer, -1.0);
@@ -242,12 +244,16 @@ void Averager::inspect_all(const Layout& layout, ConstView buffer) {
   }
 }
 
+wire::Header Averager::header_of(const Shard& shard, DType dtype) const {
+  return {.dtype = dtype,
+          .sections = static_cast<uint32_t>(shard.up_sections),
+          .rank = static_cast<uint32_t>(exchange_->rank()),
+          .step = sequence_};
+}
+
 size_t Averager::send_shard(const Shard& shard, ConstView buffer, MutableBytes out) {
   const auto timer = recorder_.encoding();
-  wire::Writer writer(out, {.dtype = buffer.dtype,
-                            .sections = static_cast<uint32_t>(shard.up_sections),
-                            .rank = static_cast<uint32_t>(exchange_->rank()),
-                            .step = sequence_});
+  wire::Writer writer(out, header_of(shard, buffer.dtype));
   const size_t first = sent_.size();
   for (const Piece& piece : shard.pieces)
     send_piece(piece, /*owner=*/false, delivery_[piece.parameter], buffer.slice(piece.at, piece.numel), writer);
@@ -272,13 +278,15 @@ wire::Message Averager::skipped_message(const Shard& shard, bool owner) const {
   return message;
 }
 
-void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out) {
+void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out,
+                          std::optional<float> step) {
   Parts parts(x.numel, out.payload(), states_.progress(piece.parameter).rates[owner]);
   const bool watched = delivery == Delivery::kSend && !owner;
   const bool now = steering_ && steering_->wants_error();
   if (watched) recorder_.watch(piece, x, states_, /*before=*/true, now);
   StepKey key = key_of(piece, owner);
   key.encode.chooser = tuner_.chooser(piece.parameter, piece.numel);
+  key.encode.step = step;
   const bool changed = send_slice(mechanism(piece, owner), delivery, x,
                                   states_.of(owner ? Side::kOwner : Side::kWorker, piece), key, parts);
   for (const wire::Section& section : parts.sections()) out.add(section);
@@ -362,13 +370,14 @@ void Averager::deliver(const Shard& shard, std::span<const wire::Message> messag
     const size_t section = averages ? piece.down_section : piece.up_section;
     const bool marked = std::any_of(messages.begin(), messages.end(),
                                     [&](const wire::Message& m) { return m.sections[section].non_finite; });
-    if (marked) {
-      const Sent& sent = sent_[first_sent + i];
-      if (!mechanism(piece, sent.owner).keeps_pace()) retract(sent);  // reads the gradient: before it is overwritten
-      recorder_.non_finite();
-    }
+    if (marked) undo_marked(sent_[first_sent + i]);
     receive_piece(piece, averages, messages, buffer.slice(piece.at, piece.numel));
   }
+}
+
+void Averager::undo_marked(const Sent& sent) {
+  if (!mechanism(*sent.piece, sent.owner).keeps_pace()) retract(sent);  // reads the gradient: not yet overwritten
+  recorder_.non_finite();
 }
 
 void Averager::take_back() {

@@ -14,6 +14,7 @@
 
 #include "exchange/exchange.h"
 #include "hook/layout.h"
+#include "hook/parcel_stream.h"
 #include "hook/planner.h"
 #include "hook/recorder.h"
 #include "hook/states.h"
@@ -36,6 +37,7 @@ struct AveragerConfig {
   /// none: all by `exchange`, at level 0. Its world_size, levels and kinds are filled in.
   std::optional<NeverSlowerConfig> never_slower = {};
   Clock clock = steady_seconds;
+  ParcelRule parcels = {};
 };
 
 /// Where a bucket stands in its step.
@@ -88,6 +90,11 @@ class Averager {
     return states_;
   }
 
+  /// The first so many levels of the ladder may be used, by what this rank knows: see Steering::allow. Any thread.
+  void allow_levels(size_t levels) {
+    if (steering_) steering_->allow(levels);
+  }
+
   /// What the policy thinks; none without one. Any thread.
   std::optional<PolicyReport> policy() const;
 
@@ -123,6 +130,7 @@ class Averager {
   StepKey key_of(const Piece& piece, bool owner) const;
   Tuner::Bucket spent() const;
   void inspect_all(const Layout& layout, ConstView buffer);
+  wire::Header header_of(const Shard& shard, DType dtype) const;
   size_t send_shard(const Shard& shard, ConstView buffer, MutableBytes out);
   std::vector<wire::Message> check_messages(std::span<const Bytes> messages, const Shard& shard, bool owner,
                                             DType dtype, int first_rank) const;
@@ -130,7 +138,8 @@ class Averager {
   /// True if sent_ from `first` on holds skipped slices and nothing else: such a message does not travel.
   bool all_skipped(size_t first) const;
   wire::Message skipped_message(const Shard& shard, bool owner) const;
-  void send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out);
+  void send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out,
+                  std::optional<float> step = {});
   bool receive_piece(const Piece& piece, bool owner, std::span<const wire::Message> messages, View out);
   void pay(const Layout& layout, View buffer);
   void add_owed(View buffer, double sign);
@@ -141,6 +150,13 @@ class Averager {
   void learn(const Tuner::Bucket& before, ConstView mean);
   void average_dense(View buffer);
   void average_all_gather(const Layout& layout, View buffer);
+  /// With a plan of widths every parameter is one piece: its weights are shared out over the whole of it.
+  bool in_parcels(const Layout& layout) const { return !layout.parcels.empty() && !planner_; }
+  void average_parcels(const Layout& layout, View buffer);
+  size_t send_parcel(const Layout& layout, size_t number, ConstView buffer, MutableBytes out);
+  std::optional<float> common_step(const Layout& layout, const Piece& piece, ConstView buffer);
+  void undo_marked(const Sent& sent);
+  void undo_marked(const std::vector<bool>& marked);
   void average_sharded(const Layout& layout, View buffer);
   size_t average_own_shard(const Shard& shard, std::span<const Bytes> received, DType dtype, MutableBytes out);
   void deliver(const Shard& shard, std::span<const wire::Message> messages, bool averages, View buffer,
@@ -159,10 +175,11 @@ class Averager {
   bool torn_ = false;
   uint64_t sequence_ = 0;  // of compressed buckets: the step in their messages' headers
   static constexpr uint8_t kWorkers = 1, kOwners = 2;
-  std::vector<uint8_t> may_owe_;    // by parameter: whose residuals may be other than zero
-  std::vector<Delivery> delivery_;  // by parameter, of the current bucket
-  std::vector<const Piece*> paid_;  // of the current bucket: what is owed went into these
-  std::vector<Sent> sent_;          // of the current bucket, in the order of pieces
+  std::vector<uint8_t> may_owe_;             // by parameter: whose residuals may be other than zero
+  std::vector<Delivery> delivery_;           // by parameter, of the current bucket
+  std::vector<const Piece*> paid_;           // of the current bucket: what is owed went into these
+  std::vector<Sent> sent_;                   // of the current bucket, in the order of pieces
+  std::vector<std::optional<float>> steps_;  // by parameter, of the current bucket: UniformStep's, where it is cut
   std::map<std::vector<uint32_t>, Layout> layouts_;
   std::map<const Layout*, BucketSizes> sizes_;
   std::unique_ptr<Planner> planner_;  // or null

@@ -31,7 +31,7 @@ void Averager::follow(std::unique_ptr<Planner> planner) {
 }
 
 void Averager::set_enabled(bool enabled) {
-  if (steering_ && enabled != enabled_) steering_->restart(/*everything=*/false);
+  if (steering_ && enabled != enabled_) steering_->restart();
   enabled_ = enabled;
 }
 
@@ -96,6 +96,7 @@ BucketSizes Averager::sizes_of(const Layout& layout, DType dtype) const {
   const double others = exchange_->size() - 1, part = 1.0 / exchange_->size();
   BucketSizes out;
   out.numel = layout.numel;
+  out.in_parcels = in_parcels(layout);
   out.dense_bytes = static_cast<double>(ring_bytes(layout.numel * size_of(dtype), exchange_->size()));
   for (size_t level = 0; level < steering_->config().levels; ++level) {
     const auto bytes = [&](bool owner) {

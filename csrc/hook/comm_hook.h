@@ -79,6 +79,8 @@ class Hook {
   AveragerStats stats() const { return averager_.stats(); }
   std::vector<Watched> watched() const { return averager_.watched(); }
   std::optional<PolicyReport> policy() const { return averager_.policy(); }
+  /// Takes effect with the next decision; any thread, also in the middle of a step.
+  void allow_levels(size_t levels) { averager_.allow_levels(levels); }
   std::string error() const { return pipeline_.error(); }
   const std::vector<Parameter>& parameters() const { return averager_.parameters(); }
   int rank() { return averager_.exchange().rank(); }

@@ -66,9 +66,21 @@ struct Layout {
   size_t numel = 0;
   Shard whole;                ///< everything in one message: all_gather
   std::vector<Shard> shards;  ///< by owner: sharded
+  /// all_gather of a large bucket whose parameters can all be cut: everything, in several messages that follow each
+  /// other. Empty: in one. See Note [Parcels] in hook/parcel_stream.h.
+  std::vector<Shard> parcels;
+};
+
+/// Which buckets travel in parcels, and of what expected length.
+struct ParcelRule {
+  size_t least = size_t{1} << 20;        ///< elements of a bucket: what is encoded sooner than this needs no company
+  size_t most_bytes = size_t{64} << 20;  ///< of the bucket: as much memory again is needed
+  double first = 32 << 10,
+         largest = 256 << 10;  ///< bytes; they grow from one to the other, so that the first leave soon
 };
 
 /// O(parameters * world).
-Layout make_layout(std::span<const Parameter> parameters, std::span<const uint32_t> ids, int world);
+Layout make_layout(std::span<const Parameter> parameters, std::span<const uint32_t> ids, int world,
+                   const ParcelRule& rule = {});
 
 }  // namespace tsq

@@ -22,7 +22,7 @@ std::vector<Watched> Recorder::watched() const {
 
 std::pair<double, double> Recorder::seconds() const {
   const std::lock_guard lock(mutex_);
-  return {stats_.encode_seconds + stats_.decode_seconds, stats_.exchange_seconds};
+  return {stats_.encode_seconds + stats_.decode_seconds, stats_.exchange_seconds + hidden_seconds_};
 }
 
 std::pair<double, double> Recorder::compression(std::span<const uint32_t> ids) const {
@@ -37,6 +37,11 @@ void Recorder::bucket(bool dense, uint64_t dense_bytes) {
   ++stats_.calls;
   stats_.dense_calls += dense;
   stats_.dense_bytes += dense_bytes;
+}
+
+void Recorder::hidden(double seconds) {
+  const std::lock_guard lock(mutex_);
+  hidden_seconds_ += seconds;
 }
 
 void Recorder::non_finite() {

@@ -67,7 +67,10 @@ class Recorder {
   /// `now`.
   void watch(const Piece& piece, ConstView x, const States& states, bool before, bool now = false);
 
-  /// Seconds so far: (encoding and decoding, exchanging).
+  /// Of an exchange, besides what it was waited for: beside other work.
+  void hidden(double seconds);
+
+  /// Seconds so far: (encoding and decoding, exchanging with what was hidden).
   std::pair<double, double> seconds() const;
 
   /// Of these parameters, as last looked at: (sum of Watched::wanted, sum of Watched::left).
@@ -94,6 +97,7 @@ class Recorder {
   const Clock clock_;
   mutable std::mutex mutex_;
   AveragerStats stats_;
+  double hidden_seconds_ = 0;
   std::vector<Watched> watched_;
 };
 

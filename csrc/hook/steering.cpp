@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include "common/checksum.h"
 #include "common/error.h"
 #include "exchange/sealed.h"
 
@@ -21,17 +22,20 @@ static_assert(kFields * sizeof(float) == sizeof(BucketTiming));
 
 /// The same on all ranks, or they would soon wait for each other's collectives.
 uint64_t digest_of(uint64_t agreements, size_t steps, const Plan& plan) {
-  uint64_t hash = 1469598103934665603u;  // FNV-1a
-  const auto mix = [&](uint64_t value) { hash = (hash ^ value) * 1099511628211u; };
-  mix(agreements), mix(steps), mix(plan.size());
-  for (const Choice& c : plan) mix(static_cast<uint64_t>(c.kind)), mix(c.level);
-  return hash;
+  std::vector<uint64_t> facts = {agreements, steps};
+  for (const Choice& c : plan) facts.push_back(static_cast<uint64_t>(c.kind)), facts.push_back(c.level);
+  return checksum({reinterpret_cast<const uint8_t*>(facts.data()), 8 * facts.size()}, 0);
 }
 
 }  // namespace
 
 Steering::Steering(const NeverSlowerConfig& config, Exchange& exchange, Clock clock)
-    : config_(config), exchange_(exchange), clock_(std::move(clock)), policy_(config) {
+    : config_(config),
+      exchange_(exchange),
+      clock_(std::move(clock)),
+      policy_(config),
+      allowed_(config.usable),
+      levels_(config.levels) {
   publish();
 }
 
@@ -106,10 +110,11 @@ void Steering::end_step() {
 
 void Steering::decide() {
   const size_t world = static_cast<size_t>(exchange_.size()), buckets = known_.size();
-  const size_t floats = 1 + window_.size() * (1 + kFields * buckets), bytes = 8 + 4 * floats;
+  const size_t floats = 1 + window_.size() * (1 + kFields * buckets), bytes = 16 + 4 * floats;
   std::vector<uint8_t> mine(bytes);
   store<uint64_t>(mine.data(), digest_of(agreements_, window_.size(), policy_.plan()));
-  uint8_t* at = mine.data() + 8;
+  store<uint64_t>(mine.data() + 8, std::min<uint64_t>(levels_, allowed_));
+  uint8_t* at = mine.data() + 16;
   const auto put = [&](const void* values, size_t count) {
     std::memcpy(at, values, 4 * count);
     at += 4 * count;
@@ -126,12 +131,14 @@ void Steering::decide() {
 
   std::vector<std::vector<StepTiming>> ranks(world, std::vector<StepTiming>(window_.size()));
   std::vector<float> latencies(world);
+  uint64_t allowed = levels_;
   for (size_t r = 0; r < world; ++r) {
     const uint8_t* from = all.data() + r * bytes;
     if (load<uint64_t>(from) != load<uint64_t>(mine.data()))
       throw std::runtime_error(concat("NeverSlower: rank ", r, " stands at another decision than rank ",
                                       exchange_.rank(), ": the ranks do not average the same buckets"));
-    from += 8;
+    allowed = std::min(allowed, load<uint64_t>(from + 8));
+    from += 16;
     const auto take = [&](void* values, size_t count) {
       std::memcpy(values, from, 4 * count);
       from += 4 * count;
@@ -143,16 +150,25 @@ void Steering::decide() {
       take(step.buckets.data(), kFields * buckets);
     }
   }
+  policy_.allow(allowed);
   policy_.decide(ranks, latencies);
   ++agreements_;
   window_.clear();
   publish();
 }
 
-void Steering::restart(bool everything) {
+void Steering::restart() {
   window_.clear();
   last_end_ = 0;
-  if (everything) known_.clear(), policy_.start({}), publish();
+}
+
+void Steering::restart_with_one_level() {
+  restart();
+  known_.clear();
+  levels_ = 1;
+  policy_.allow(1);
+  policy_.start({});
+  publish();
 }
 
 void Steering::publish() {

@@ -3,6 +3,7 @@
 // each bucket travels.
 #pragma once
 
+#include <atomic>
 #include <mutex>
 #include <optional>
 #include <span>
@@ -30,8 +31,15 @@ class Steering {
   /// The bucket of the last next() is delivered. timing without ready and done; `last`: of the step.
   void done(double ready, BucketTiming timing, bool last);
 
-  /// Forgets what was measured of the steps under way, or (`everything`) of all buckets: other mechanisms.
-  void restart(bool everything);
+  /// Forgets what was measured of the steps under way.
+  void restart();
+
+  /// Forgets what was measured of all buckets: other mechanisms, of one level.
+  void restart_with_one_level();
+
+  /// This rank is for using the first so many levels only; the least of all ranks counts from the next decision on. Any
+  /// thread.
+  void allow(size_t levels) { allowed_ = levels; }
 
   const NeverSlowerConfig& config() const { return config_; }
   PolicyReport report() const;
@@ -55,6 +63,8 @@ class Steering {
   std::vector<StepTiming> window_;
   double latency_ = 0;  // of the last agreement
   uint64_t agreements_ = 0;
+  std::atomic<uint64_t> allowed_;
+  uint64_t levels_;  // that there are
   bool glanced_ = false, wants_error_ = false;
 
   mutable std::mutex mutex_;

@@ -14,6 +14,11 @@ MutableBytes arena(std::vector<uint8_t>& memory, size_t bytes) {
   return {memory.data(), bytes};
 }
 
+void check_length(size_t length, size_t limit, size_t sender) {
+  if (length > limit)
+    name_sender(static_cast<int>(sender), [&] { throw_wire("length", concat("at most ", limit), length); });
+}
+
 std::vector<size_t> Transport::gather_lengths(std::span<const size_t> mine) {
   const std::vector<uint64_t> own(mine.begin(), mine.end());
   const std::vector<uint8_t> all =
@@ -29,11 +34,6 @@ namespace {
 /// The message in a frame; a length of 0 has none.
 Bytes message_in(Bytes frame, size_t length, size_t sender) {
   return length == 0 ? Bytes() : open_sealed(frame, length, static_cast<int>(sender));
-}
-
-void check_length(size_t length, size_t limit, size_t sender) {
-  if (length > limit)
-    name_sender(static_cast<int>(sender), [&] { throw_wire("length", concat("at most ", limit), length); });
 }
 
 }  // namespace

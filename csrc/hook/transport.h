@@ -29,6 +29,9 @@ class Transport {
   std::vector<Bytes> to_owners(MutableBytes mine, std::span<const size_t> lengths, std::span<const size_t> limits,
                                bool fixed);
 
+  /// Every rank's numbers, rank after rank. Collective.
+  std::vector<size_t> gather_lengths(std::span<const size_t> mine);
+
   /// Lengths of all ranks' messages without their headers, as far as they were agreed, added up so far: the same on
   /// every rank.
   uint64_t agreed_bytes() const { return agreed_bytes_; }
@@ -36,13 +39,13 @@ class Transport {
   size_t buffer_bytes() const { return pack_.size() + receive_.size(); }
 
  private:
-  /// Every rank's numbers, rank after rank.
-  std::vector<size_t> gather_lengths(std::span<const size_t> mine);
-
   Exchange& exchange_;
   uint64_t agreed_bytes_ = 0;
   std::vector<uint8_t> pack_, receive_;  // only ever grow
 };
+
+/// Throws WireError that names the sender of a message of this length, unless it is at most `limit`.
+void check_length(size_t length, size_t limit, size_t sender);
 
 /// The first `bytes` bytes of `memory`, made larger if need be.
 MutableBytes arena(std::vector<uint8_t>& memory, size_t bytes);

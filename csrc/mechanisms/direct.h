@@ -23,6 +23,10 @@ class Direct final : public StatelessReceiver {
     return sent.finite;
   }
   bool retract(const Arrived&, ConstView, std::span<const View>) const override { return true; }
+  bool divisible() const override { return compressor().divisible(); }
+  std::optional<float> common_step(ConstView x, std::span<const View>, const EncodeKey& key) const override {
+    return compressor().common_step(x, nullptr, key);
+  }
 
  private:
   CompressorPtr written_;  // as the user wrote it

@@ -15,6 +15,10 @@ class ErrorFeedback final : public StatelessReceiver {
   std::string spec() const override { return "ErrorFeedback(" + written_->spec() + ")"; }
   bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const override;
   bool retract(const Arrived& sent, ConstView x, std::span<const View> state) const override;
+  bool divisible() const override { return compressor().divisible(); }
+  std::optional<float> common_step(ConstView x, std::span<const View> state, const EncodeKey& key) const override {
+    return compressor().common_step(x, state.data(), key);
+  }
 
  private:
   CompressorPtr written_;

@@ -155,6 +155,13 @@ class Mechanism {
 
   size_t granularity() const;
 
+  /// True if slices that begin at multiples of granularity(), sent one by one with common_step() of the whole in their
+  /// keys, deliver together what the whole would, and change its state alike.
+  virtual bool divisible() const { return false; }
+  virtual std::optional<float> common_step(ConstView, std::span<const View> /*state*/, const EncodeKey&) const {
+    return std::nullopt;
+  }
+
   /// True if EncodeKey::chooser has a say in what is sent.
   virtual bool takes_chooser() const;
 

@@ -23,6 +23,8 @@ constexpr double kExploration = 0.005;  // share of time that trials may cost in
 constexpr double kForget = 0.9;         // MeasuredCost::Config::keep
 constexpr double kFirstGuess = 0.5;     // of the time of a dense exchange
 constexpr double kFirstCodec = 1.5e-9;  // seconds per element and direction until something was measured
+constexpr double kHiding = 1.5;         // of what is to hide: if it did not, measuring would not tell that it was this
+constexpr double kEnds = 0.2;           // of parcels: the first ones' encoding, the last one's decoding
 constexpr double kErrorLife = 1000;     // steps until a level with too large an error may be tried again
 constexpr double kCollectives[kExchangeKinds] = {1, 2, 4};  // lengths that depend on data travel first
 
@@ -30,7 +32,10 @@ size_t index_of(ExchangeKind kind) { return static_cast<size_t>(kind); }
 
 }  // namespace
 
-NeverSlower::NeverSlower(NeverSlowerConfig config) : config_(std::move(config)), levels_(config_.levels) {
+NeverSlower::NeverSlower(NeverSlowerConfig config)
+    : config_(std::move(config)),
+      usable_(std::clamp<size_t>(config_.usable, 1, std::max<size_t>(1, config_.levels))),
+      levels_(config_.levels) {
   if (config_.levels == 0) throw ArgumentError("NeverSlower: ladder: expected at least one spec, got none");
   if (!(config_.max_error > 0))
     throw ArgumentError(concat("NeverSlower: max_error: expected a positive number, got ", config_.max_error));
@@ -52,6 +57,13 @@ void NeverSlower::start(std::vector<BucketSizes> buckets) {
   trial_.reset();
   ready_.assign(buckets_.size(), 0.0);
   first_window_ = guessed_ = true;
+}
+
+void NeverSlower::allow(size_t levels) {
+  const auto before = static_cast<uint32_t>(usable_);
+  usable_ = std::clamp<size_t>(levels, 1, levels_.size());
+  if (plans_.empty()) return;  // the first decision makes them
+  for (uint32_t level = before; level < usable_; ++level) add_candidate(best_plan(level), level);
 }
 
 size_t NeverSlower::window() const {
@@ -144,10 +156,17 @@ double NeverSlower::codec_seconds(const BucketSizes& bucket, const Choice& c) co
   return each * static_cast<double>(bucket.numel);
 }
 
-double NeverSlower::model_span(const Plan& plan) const {
+double NeverSlower::bucket_seconds(const BucketSizes& bucket, const Choice& c) const {
+  const double codec = codec_seconds(bucket, c), exchange = exchange_seconds(bucket, c);
+  if (c.kind != ExchangeKind::kAllGather || !bucket.in_parcels) return codec + exchange;
+  return std::max(codec, exchange) + kEnds * std::min(codec, exchange);
+}
+
+/// `slow`: a bucket taken to travel kHiding times as long as the model says.
+double NeverSlower::model_span(const Plan& plan, std::optional<size_t> slow) const {
   double time = 0;
   for (size_t b = 0; b < plan.size(); ++b)  // one worker, first come, first served
-    time = std::max(time, ready_[b]) + codec_seconds(buckets_[b], plan[b]) + exchange_seconds(buckets_[b], plan[b]);
+    time = std::max(time, ready_[b]) + (b == slow ? kHiding : 1.0) * bucket_seconds(buckets_[b], plan[b]);
   return time;
 }
 
@@ -168,6 +187,7 @@ double NeverSlower::price_of(size_t candidate) const {
 bool NeverSlower::barred(const Candidate& c) const {
   return std::any_of(c.plan.begin(), c.plan.end(), [&](const Choice& choice) {
     if (choice.kind == ExchangeKind::kDense) return false;
+    if (choice.level >= usable_) return true;
     const Level& level = levels_[choice.level];
     return level.error && *level.error > config_.max_error && static_cast<double>(steps_ - level.error_at) < kErrorLife;
   });
@@ -195,7 +215,7 @@ Choice NeverSlower::first_guess(const BucketSizes& bucket) const {
   double least = kFirstGuess * exchange_seconds(bucket, best);
   for (const ExchangeKind kind : config_.kinds) {
     const Choice c{kind, 0};
-    const double seconds = codec_seconds(bucket, c) + exchange_seconds(bucket, c);
+    const double seconds = bucket_seconds(bucket, c);
     if (seconds < least) least = seconds, best = c;
   }
   return best;
@@ -207,32 +227,33 @@ Plan NeverSlower::best_plan(uint32_t level) const {
     double least = exchange_seconds(buckets_[b], plan[b]);
     for (const ExchangeKind kind : config_.kinds) {
       const Choice c{kind, level};
-      const double seconds = codec_seconds(buckets_[b], c) + exchange_seconds(buckets_[b], c);
+      const double seconds = bucket_seconds(buckets_[b], c);
       if (seconds < least) least = seconds, plan[b] = c;
     }
   }
   // What hides behind the backward pass may as well travel dense: it costs no core and no precision.
   const double allowed = model_span(plan) + 0.002 * interval_;
-  for (Choice& c : plan) {
-    const Choice before = c;
-    c = Choice{};
-    if (model_span(plan) > allowed) c = before;
+  for (size_t b = 0; b < plan.size(); ++b) {
+    const Choice before = plan[b];
+    if (before.kind == ExchangeKind::kDense) continue;
+    plan[b] = Choice{};
+    if (model_span(plan, b) > allowed) plan[b] = before;
   }
   return plan;
 }
 
 void NeverSlower::make_candidates() {
-  const std::vector<Candidate> old = std::move(plans_);
   plans_.clear();
-  const auto add = [&](const Plan& plan, uint32_t level) {
-    if (std::none_of(plans_.begin(), plans_.end(), [&](const Candidate& c) { return c.plan == plan; }))
-      plans_.push_back({.plan = plan, .level = level, .spans = {}, .measured_at = 0});
-  };
-  add(Plan(buckets_.size()), 0);
-  for (uint32_t level = 0; level < levels_.size(); ++level) add(best_plan(level), level);
+  add_candidate(Plan(buckets_.size()), 0);
+  for (uint32_t level = 0; level < usable_; ++level) add_candidate(best_plan(level), level);
   uint32_t coarsest = 0;
   for (const Choice& c : settled_) coarsest = std::max(coarsest, c.level);
-  add(settled_, coarsest);
+  add_candidate(settled_, coarsest);
+}
+
+void NeverSlower::add_candidate(const Plan& plan, uint32_t level) {
+  if (std::none_of(plans_.begin(), plans_.end(), [&](const Candidate& c) { return c.plan == plan; }))
+    plans_.push_back({.plan = plan, .level = level, .spans = {}, .measured_at = 0});
 }
 
 /// What a trial has taught of costs may make a better plan of a level that was not tried yet.
@@ -337,50 +358,6 @@ std::optional<size_t> NeverSlower::due_for_retrial() const {
   const double pause = std::max(static_cast<double>(retry_), extra * (kDiscarded + kCloseTrial) / kExploration);
   if (static_cast<double>(steps_ - plans_[*best].measured_at) < pause) return std::nullopt;
   return best;
-}
-
-// ---- for people
-
-std::string NeverSlower::reason_of(size_t best) const {
-  const Candidate& chosen = plans_[best];
-  double dense_step =
-      interval_ + span_of(plans_[0]);  // the last step, which was another plan's, with its span replaced
-  for (const Candidate& c : plans_)
-    if (c.measured_at == steps_) dense_step -= span_of(c);
-  const auto percent = [&](double seconds) {
-    return concat(dense_step > 0 ? std::round(1000 * seconds / dense_step) / 10 : 0.0, " %");
-  };
-  if (!chosen.measured())
-    return concat("trial: would save ", percent(span_of(plans_[settled_index()]) - span_of(chosen)),
-                  " of a dense step by the cost model");
-  if (!is_dense(chosen.plan))
-    return concat("saves ", percent(span_of(plans_[0]) - span_of(chosen)), " of a dense step",
-                  plans_[0].measured() ? "" : " by the cost model");
-  double least = std::numeric_limits<double>::infinity();
-  bool measured = false;
-  for (size_t i = 1; i < plans_.size(); ++i)
-    if (!barred(plans_[i]) && span_of(plans_[i]) < least) least = span_of(plans_[i]), measured = plans_[i].measured();
-  if (!std::isfinite(least)) return "by the cost model no compressed plan would be faster";
-  const double saved = span_of(chosen) - least;
-  return concat("compressing would ", saved < 0 ? "cost " : "save ", percent(std::abs(saved)), " of a dense step",
-                measured ? "" : " by the cost model", "; it has to save more than ",
-                percent(config_.min_gain * dense_step));
-}
-
-PolicyReport NeverSlower::report() const {
-  PolicyReport out;
-  out.plan = plan();
-  out.on_trial = trial_.has_value();
-  out.step = interval_;
-  out.trials = trials_;
-  out.regimes = regimes_;
-  out.reason = reason_;
-  for (const Candidate& c : plans_) out.alternatives.push_back({c.plan, span_of(c), c.measured(), barred(c)});
-  for (size_t k = 0; k < kExchangeKinds; ++k) {
-    const Line line = cost_of(static_cast<ExchangeKind>(k));
-    out.costs[k] = {line.c0, line.c1, costs_[k] && costs_[k]->samples() > 0};
-  }
-  return out;
 }
 
 }  // namespace tsq

@@ -48,11 +48,13 @@ struct BucketSizes {
   size_t numel = 0;
   double dense_bytes = 0;
   std::vector<double> all_gather_bytes = {}, sharded_bytes = {};
+  bool in_parcels = false;  ///< all_gather: encoding and decoding run beside the exchange
 };
 
 struct NeverSlowerConfig {
   int world_size = 1;
   size_t levels = 1;                                           ///< of the ladder, finest first
+  size_t usable = std::numeric_limits<size_t>::max();          ///< of them, until allow() says otherwise
   std::vector<ExchangeKind> kinds;                             ///< that may be used besides dense
   double max_error = std::numeric_limits<double>::infinity();  ///< of |left|^2 / |wanted|^2
   double min_gain = 0.04;                                      ///< share of a step that compression has to save
@@ -69,6 +71,7 @@ struct PolicyReport {
   Plan plan;
   bool on_trial = false;
   std::vector<Alternative> alternatives;  ///< dense first, then by level
+  size_t usable = 0;                      ///< levels that may be used
   double step = 0;                        ///< seconds from step to step
   uint64_t trials = 0, regimes = 0;
   struct Cost {
@@ -93,6 +96,10 @@ class NeverSlower {
   void start(std::vector<BucketSizes> buckets);
 
   const Plan& plan() const { return trial_ ? plans_[*trial_].plan : settled_; }
+
+  /// Only the first so many levels (at least 1) may be used from the next decision on: what the others would do to the
+  /// training is not known, or known to be too much.
+  void allow(size_t levels);
 
   /// Steps to measure under plan() before decide().
   size_t window() const;
@@ -124,12 +131,14 @@ class NeverSlower {
   bool drifted(const WindowSummary& s) const;
   void begin_regime(double exchange);
   void make_candidates();
+  void add_candidate(const Plan& plan, uint32_t level);
   void refresh_candidates();
   Plan best_plan(uint32_t level) const;
   Line cost_of(ExchangeKind kind) const;
   double exchange_seconds(const BucketSizes& bucket, const Choice& c) const;
   double codec_seconds(const BucketSizes& bucket, const Choice& c) const;
-  double model_span(const Plan& plan) const;
+  double bucket_seconds(const BucketSizes& bucket, const Choice& c) const;
+  double model_span(const Plan& plan, std::optional<size_t> slow = {}) const;
   double span_of(const Candidate& c) const;
   double price_of(size_t candidate) const;
   bool barred(const Candidate& c) const;
@@ -142,6 +151,7 @@ class NeverSlower {
   std::string reason_of(size_t best) const;
 
   const NeverSlowerConfig config_;
+  size_t usable_;
   std::optional<Line> glanced_;
   std::vector<BucketSizes> buckets_;
   Plan settled_;

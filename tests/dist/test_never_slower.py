@@ -67,6 +67,23 @@ def test_ranks_agree_and_nothing_is_lost(world, exchange, cap):
     assert len(policy["buckets"]) == (1 if cap == 25 else 6)
 
 
+def under(rank: int, world: int, kinds: list[str]) -> dict[str, Any]:
+    ddp = DDP(make_model(), bucket_cap_mb=TINY)
+    hook = tsq.attach(ddp)
+    before = hook.stats()["policy"]
+    make = {"sgd": sgd, "adam": lambda ddp: torch.optim.AdamW(ddp.parameters())}[kinds[rank]]
+    train(ddp, make(ddp), rank, range(STEPS))
+    return {"before": before, "after": hook.stats()["policy"], "metric": hook.stats()["policy"]["metric"]}
+
+
+@pytest.mark.parametrize(("kinds", "usable"), [(["sgd", "sgd"], 5), (["adam", "adam"], 3), (["sgd", "adam"], 3)])
+def test_the_ladder_follows_the_optimizer(kinds, usable):
+    for kind, result in zip(kinds, run_ranks(under, 2, kinds), strict=True):
+        assert len(result["after"]["ladder"]) == 5 and result["before"]["usable"] == 3 and result["before"]["metric"] is None
+        assert result["after"]["usable"] == usable
+        assert result["metric"] == ("sgd" if kind == "sgd" else None)
+
+
 def beside(rank: int, world: int, kind: str) -> dict[str, Any]:
     ddp, spec = DDP(make_model(), bucket_cap_mb=TINY), "ErrorFeedback(TopK(ratio=0.1))"
     if kind == "cat":

@@ -13,7 +13,7 @@ FOUR = "ErrorFeedback(Quantizer(bits=4))"
 
 
 def test_levels():
-    assert tsq.NeverSlower().levels(None) == list(LADDER) and LADDER[0] == FOUR
+    assert tsq.NeverSlower().levels(None) == list(SGD_LADDER) and SGD_LADDER[:len(LADDER)] == LADDER and LADDER[0] == FOUR
     assert tsq.NeverSlower(max_error=0.5).levels(None) == list(LONG_LADDER)
     assert tsq.NeverSlower(metric="sgd").levels(None) == list(SGD_LADDER) and tsq.NeverSlower(metric="adam").levels(None) == list(LADDER)
     assert tsq.NeverSlower().levels(tsq.ErrorFeedback(tsq.Quantizer(8))) == ["ErrorFeedback(Quantizer(bits=8))"]
@@ -23,10 +23,17 @@ def test_levels():
     assert tsq.NeverSlower().limits() == (math.inf, 0.04) and tsq.NeverSlower(max_error=0.1, min_gain=0).limits() == (0.1, 0.0)
 
 
+def test_which_ladders_follow_the_optimizer():
+    assert tsq.NeverSlower().follows_optimizer(None) and tsq.NeverSlower(tsq.Fixed()).follows_optimizer(None)
+    assert not tsq.NeverSlower().follows_optimizer(FOUR)
+    for told in ({"metric": "sgd"}, {"metric": "adam"}, {"inner": FOUR}, {"ladder": [FOUR]}, {"max_error": 0.5}):
+        assert not tsq.NeverSlower(**told).follows_optimizer(None)
+
+
 def test_an_inner_policy():
     cat = tsq.CAT(tsq.BitCost())
     assert tsq.NeverSlower(cat).senders is cat and tsq.NeverSlower(FOUR).senders is None
-    assert tsq.NeverSlower(tsq.Fixed()).levels(None) == list(LADDER)
+    assert tsq.NeverSlower(tsq.Fixed()).levels(None) == list(SGD_LADDER)
     assert tsq.NeverSlower(cat).levels("TopK(ratio=0.1)") == ["TopK(ratio=0.1)"]
     with pytest.raises(TypeError, match="inner: expected a spec, CAT"):
         tsq.NeverSlower(tsq.NeverSlower())

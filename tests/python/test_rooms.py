@@ -25,8 +25,9 @@ MAY_USE_TORCH = {"bindings", "ops"}  # whole rooms; besides these, by file:
 TORCH_FILES = {"common/torch_dtype.h", *(f"{stem}.{end}" for stem in ("hook/comm_hook", "exchange/process_group") for end in ("h", "cpp"))}
 PYTHON_ARROWS = {"smoothness": {"_C"}, "spec": {"_C", "smoothness"}, "compressors": {"spec"}, "mechanisms": {"spec"},
                  "parser": {"_C", "compressors", "mechanisms", "spec"}, "endpoint": {"_C", "parser", "policies", "smoothness", "spec"},
-                 "hook": {"_C", "assignment", "mechanisms", "never_slower", "parser", "policies", "running", "spec", "checkpoint", "watch"},
-                 "running": set(),
+                 "hook": {"_C", "assignment", "mechanisms", "never_slower", "optimizers", "parser", "policies", "running", "spec",
+                          "checkpoint", "watch"},
+                 "running": set(), "optimizers": set(),
                  "assignment": {"parser", "spec"},
                  "policy": {"_C"}, "never_slower": {"_C", "mechanisms", "parser", "policy", "running", "spec"},
                  "policies": {"_C", "assignment", "never_slower", "parser", "policy", "spec"},

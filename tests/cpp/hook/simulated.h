@@ -80,6 +80,12 @@ class Simulated {
     return *std::max_element(clocks_.begin(), clocks_.end()) - begin;
   }
 
+  /// Calls f(averager) on every rank's thread.
+  template <class F>
+  void together(F f) {
+    on_ranks(group_, [&](int rank) { f(*averagers[static_cast<size_t>(rank)]); });
+  }
+
   void steps(int count) {
     for (int i = 0; i < count; ++i) step();
   }

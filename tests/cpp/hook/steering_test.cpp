@@ -124,6 +124,46 @@ TEST(Steering, MaxErrorBarsLevels) {
   EXPECT_TRUE(std::ranges::any_of(report.alternatives, [](const Alternative& a) { return a.barred; }));
 }
 
+TEST(Steering, LevelsCountOnceAllRanksAllowThem) {
+  SimulatedConfig config{.world = 3, .ladder = {kFour, "ErrorFeedback(Quantizer(bits=2))", kOne}};
+  config.policy.usable = 2;
+  Simulated job(config);
+  job.link = kSlow;
+  const auto coarsest = [&] { return job.plan()[1].level; };
+  job.steps(40);
+  EXPECT_EQ(coarsest(), 1u);
+  EXPECT_EQ(job.averagers[0]->policy()->usable, 2u);
+  job.averagers[0]->allow_levels(3);
+  job.averagers[2]->allow_levels(3);
+  job.steps(40);
+  EXPECT_EQ(coarsest(), 1u);  // rank 1 has said nothing
+  job.averagers[1]->allow_levels(3);
+  job.steps(40);
+  EXPECT_EQ(coarsest(), 2u);
+  job.averagers[2]->allow_levels(1);
+  job.steps(13);  // the longest window and one step
+  EXPECT_EQ(coarsest(), 0u);
+  EXPECT_EQ(job.averagers[0]->policy()->usable, 1u);
+  for (uint32_t id = 0; id < 3; ++id) EXPECT_NEAR(job.delivered(id) + job.owed(id), job.given(id), 0.05) << id;
+}
+
+TEST(Steering, AnotherSpecIsTheOnlyLevel) {
+  SimulatedConfig config{.ladder = {kFour, kOne}};
+  Simulated job(config);
+  job.link = kSlow;
+  job.steps(30);
+  EXPECT_EQ(job.plan()[1].level, 1u);
+  job.together([&](Averager& averager) {
+    averager.set_mechanisms(std::vector(3, std::pair(parse_mechanism(kFour), parse_mechanism(kFour))));
+  });
+  for (const auto& averager : job.averagers) averager->allow_levels(2);
+  job.steps(30);
+  EXPECT_FALSE(job.dense());
+  const auto report = *job.averagers[0]->policy();
+  for (const Alternative& a : report.alternatives)
+    for (const Choice& c : a.plan) EXPECT_EQ(c.level, 0u);
+}
+
 TEST(Steering, NoiseDoesNotMakeItFlap) {
   for (const double codec : {0.0, 0.01, 0.02, 0.04}) {  // around break-even: dense is 0.04 s late
     Simulated job({.codec = codec, .noise = 0.15});

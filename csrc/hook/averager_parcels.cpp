@@ -1,0 +1,92 @@
+// How the averager sends a large bucket in parcels. Note [Parcels] in hook/parcel_stream.h.
+#include <algorithm>
+#include <cstring>
+
+#include "compressors/message.h"
+#include "hook/averager.h"
+
+namespace tsq {
+
+void Averager::average_parcels(const Layout& layout, View buffer) {
+  const std::vector<Shard>& parcels = layout.parcels;
+  std::vector<size_t> limits, places(1, 0);
+  size_t encoded = 0;
+  for (const Shard& parcel : parcels) {
+    limits.push_back(limit(parcel, /*owner=*/false));
+    places.push_back(places.back() + ParcelStream::room(limits.back()));
+  }
+  const MutableBytes out = arena(send_memory_, places.back());
+  // Nothing is written to the buffer before all has arrived: till then every send can be taken back.
+  const View means{arena(mean_memory_, buffer.numel * size_of(buffer.dtype)).data(), buffer.dtype, buffer.numel};
+  steps_.assign(parameters_.size(), std::nullopt);
+  ParcelStream stream(*exchange_, transport_, limits, fixed(layout, /*owner=*/false), config_.clock);
+  std::vector<bool> marked(parameters_.size());
+  for (size_t p = 0; p < parcels.size(); ++p) {
+    while (encoded < stream.ahead(p)) {
+      const MutableBytes memory = out.subspan(places[encoded], ParcelStream::room(limits[encoded]));
+      const size_t length = send_parcel(layout, encoded, buffer, memory.first(limits[encoded]));
+      ++encoded;
+      const auto timer = recorder_.exchanging();
+      stream.add(memory, length);
+    }
+    std::vector<Bytes> arrived;
+    {
+      const auto timer = recorder_.exchanging();
+      arrived = stream.receive();
+    }
+    const auto timer = recorder_.decoding();
+    const auto messages = check_messages(arrived, parcels[p], /*owner=*/false, buffer.dtype, 0);
+    for (const Piece& piece : parcels[p].pieces)
+      if (std::ranges::any_of(messages, [&](const auto& m) { return m.sections[piece.up_section].non_finite; }))
+        marked[piece.parameter] = true;
+    const bool last = p + 1 == parcels.size();
+    if (last) undo_marked(marked);
+    for (const Piece& piece : parcels[p].pieces)
+      receive_piece(piece, /*owner=*/false, messages, (last ? buffer : means).slice(piece.at, piece.numel));
+  }
+  const auto timer = recorder_.decoding();
+  const size_t numel = parcels.back().pieces.front().at;  // parcels follow each other in the buffer
+  std::memcpy(buffer.data, means.data, numel * size_of(buffer.dtype));
+  for (const Piece& piece : layout.whole.pieces)
+    if (marked[piece.parameter]) fill_nan(buffer.slice(piece.at, piece.numel));
+  recorder_.hidden(stream.travelled() - stream.waited());
+}
+
+/// A mark on one piece of a parameter is one on all of it.
+void Averager::undo_marked(const std::vector<bool>& marked) {
+  for (Sent& sent : sent_) {
+    if (!marked[sent.piece->parameter]) continue;
+    retract(sent);
+    if (sent.piece->begin == 0) recorder_.non_finite();
+  }
+  std::vector<bool> own(marked.size());
+  for (const Sent& sent : sent_)
+    if (!sent.changed_state) own[sent.piece->parameter] = true;
+  for (Sent& sent : sent_)
+    if (own[sent.piece->parameter]) sent.changed_state = false;  // the controller of the rate learns from whole steps
+}
+
+size_t Averager::send_parcel(const Layout& layout, size_t number, ConstView buffer, MutableBytes out) {
+  const auto timer = recorder_.encoding();
+  const Shard& parcel = layout.parcels[number];
+  wire::Writer writer(out, header_of(parcel, buffer.dtype));
+  const size_t first = sent_.size();
+  for (const Piece& piece : parcel.pieces)
+    send_piece(piece, /*owner=*/false, delivery_[piece.parameter], buffer.slice(piece.at, piece.numel), writer,
+               common_step(layout, piece, buffer));
+  return all_skipped(first) ? 0 : writer.finish();
+}
+
+/// Of the whole parameter, found when its first piece is sent: afterwards the state is another.
+std::optional<float> Averager::common_step(const Layout& layout, const Piece& piece, ConstView buffer) {
+  std::optional<float>& step = steps_[piece.parameter];
+  if (piece.begin > 0 || delivery_[piece.parameter] != Delivery::kSend) return step;
+  const auto whole = std::ranges::find(layout.whole.pieces, piece.parameter, &Piece::parameter);
+  if (whole->numel == piece.numel) return step;
+  EncodeKey key = key_of(*whole, /*owner=*/false).encode;
+  if (const auto& rates = states_.progress(piece.parameter).rates[0]; !rates.empty()) key.rate = rates[0];
+  return step = mechanism(piece, /*owner=*/false)
+                    .common_step(buffer.slice(whole->at, whole->numel), states_.of(Side::kWorker, *whole), key);
+}
+
+}  // namespace tsq
