@@ -10,7 +10,7 @@ from . import _C, policies
 from .parser import parse, to_text
 from .policies import Policy
 from .smoothness import Smoothness, handles_of
-from .spec import Compressor, Mechanism, Spec
+from .spec import Compressor, Mechanism, Spec, described
 
 WireError = _C.WireError
 
@@ -100,6 +100,10 @@ class Sender:
         """
         return self._sender.send(_tensor(grad, "gradient"), self._policy, self._price)
 
+    def __repr__(self) -> str:
+        return (f"Sender({described(self.spec, self.numel, self.world_size)}; {self.numel} x {self.dtype}, rank {self.rank} of "
+                f"{self.world_size})")
+
     @property
     def entries(self) -> int | None:
         """Of the last message: the number of entries that a policy chose and that were sent; None without one."""
@@ -177,6 +181,9 @@ class Receiver:
         self.numel, self.world_size, self.dtype = numel, world_size, dtype
         self._receiver = _C.Receiver(text, _integer(numel, "numel"), _integer(world_size, "world_size"), _dtype(dtype),
                                      _unsigned(seed, "seed"), handles_of(smoothness))
+
+    def __repr__(self) -> str:
+        return f"Receiver({described(self.spec, self.numel, self.world_size)}; {self.numel} x {self.dtype}, of {self.world_size})"
 
     def receive(self, messages: Iterable[torch.Tensor]) -> torch.Tensor:
         """Estimate of the mean gradient from one message of every rank (any order; summed in rank order).

@@ -19,7 +19,7 @@ from .never_slower import LADDER, NeverSlower, explain
 from .parser import parse, to_text
 from .policies import Policy
 from .running import Running, check_running
-from .spec import Spec
+from .spec import Spec, described
 
 _EXCHANGES = ("auto", "all_gather", "sharded", "dense")
 _LONGEST = 30 * 24 * 3600.0
@@ -159,7 +159,8 @@ class Hook:
         return {"rank": self._core.rank, **{k: self._config[k] for k in ("world_size", "spec", "down", "exchange", "seed", *planned)}}
 
     def __repr__(self) -> str:
-        return f"Hook({self._config['spec']}, exchange={self._config['exchange']!r}, rank {self._core.rank} of {self._core.world_size})"
+        return (f"Hook({described(parse(self._config['spec']))}, exchange={self._config['exchange']!r}, rank {self._core.rank} of "
+                f"{self._core.world_size})")
 
 
 def attach(
