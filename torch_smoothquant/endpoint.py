@@ -13,7 +13,7 @@ from . import _C, policies
 from .parser import parse, to_text
 from .policies import Policy
 from .smoothness import Smoothness, handles_of
-from .spec import Compressor, Mechanism, Spec
+from .spec import Compressor, Mechanism, Spec, described
 
 WireError = _C.WireError
 
@@ -104,7 +104,8 @@ class Sender:
         self.load_state_dict(state)
 
     def __repr__(self) -> str:
-        return f"<Sender of {self.spec!r}: {self.numel} elements of {self.dtype}, rank {self.rank} of {self.world_size}, step {self.step}>"
+        spec = described(self.spec, self.numel, self.world_size)
+        return f"<Sender of {spec}: {self.numel} elements of {self.dtype}, rank {self.rank} of {self.world_size}, step {self.step}>"
 
     def send(self, grad: torch.Tensor) -> torch.Tensor:
         """The message for this step's gradient: 1-D uint8, exactly the bytes that travel. Updates the state.
@@ -198,7 +199,8 @@ class Receiver:
         self.load_state_dict(state)
 
     def __repr__(self) -> str:
-        return f"<Receiver of {self.spec!r}: {self.numel} elements of {self.dtype}, {self.world_size} ranks, step {self._receiver.step}>"
+        spec = described(self.spec, self.numel, self.world_size)
+        return f"<Receiver of {spec}: {self.numel} elements of {self.dtype}, {self.world_size} ranks, step {self._receiver.step}>"
 
     def receive(self, messages: Iterable[torch.Tensor]) -> torch.Tensor:
         """Estimate of the mean gradient from one message of every rank (any order; summed in rank order).

@@ -20,7 +20,7 @@ from .optimizers import OptimizerWatch
 from .parser import parse, to_text
 from .policies import Policy
 from .running import Running, check_running
-from .spec import Spec
+from .spec import Spec, described
 
 _EXCHANGES = ("auto", "all_gather", "sharded", "dense")
 _LONGEST = 30 * 24 * 3600.0
@@ -175,7 +175,8 @@ class Hook:
         return {**out, "strides": {name: list(stride) for name, (_, stride) in self._strides.items()}} if self._strides else out
 
     def __repr__(self) -> str:
-        return f"Hook({self._config['spec']}, exchange={self._config['exchange']!r}, rank {self._core.rank} of {self._core.world_size})"
+        return (f"Hook({described(parse(self._config['spec']))}, exchange={self._config['exchange']!r}, rank {self._core.rank} of "
+                f"{self._core.world_size})")
 
 
 def attach(

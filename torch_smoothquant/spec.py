@@ -84,15 +84,21 @@ class Mechanism(Spec):
         """(A, B) of the three point inequality E|C(x)-x|^2 <= (1-A) |h-y|^2 + B |x-y|^2 on ``numel`` elements; None if unknown."""
         return _C.three_point(repr(self), numel, world_size)
 
-    def safe_step(self, L_minus: float, L_plus: float, numel: int, world_size: int = 1) -> float:
+    def safe_step(self, L_minus: float, L_plus: float, numel: int, world_size: int = 1, mu: float = 0.0) -> float:
         """The step size up to which theory promises descent on every smooth function: docs/algorithms.md.
 
         Args:
             L_minus: smoothness of f. L_plus: the smallest number with mean |grad f_i(x) - grad f_i(y)|^2 <= L_plus^2 |x - y|^2.
+            mu: above 0, of a function with |grad f|^2 >= 2 mu (f - inf f): the step for which a three point compressor's error falls
+                by a factor 1 - step * mu in every step.
         Raises:
-            ValueError: the mechanism's constants are not known for this compressor.
+            ValueError: the mechanism's constants are not known for this compressor, or not with a mu.
         """
-        return _C.safe_step(repr(self), L_minus, L_plus, numel, world_size)
+        return _C.safe_step(repr(self), L_minus, L_plus, numel, world_size, mu)
+
+    def scaled(self, numel: int, world_size: int = 1) -> list[str]:
+        """Of the unbiased compressors that this mechanism needs contractive, those that it therefore scales by 1 / (1 + omega)."""
+        return [repr(c) for c in _contractive_parts(self) if _C.scaled_to_contract(repr(c), numel, world_size)]
 
     def noise(self, smoothness: Smoothness | Sequence[Smoothness], numel: int | None = None, world_size: int | None = None,
               plus: bool = True) -> list[tuple[float, float]]:
@@ -147,6 +153,29 @@ def _plain(value: Any, name: str, annotation: str) -> Any:
     if isinstance(value, (list, tuple)):  # where none belongs: the parser shows the column
         return tuple(_plain(item, name, "") for item in value)
     raise TypeError(f"{name}: expected a number, a string, None or a spec, got {type(value).__name__}")
+
+
+def _contractive_parts(spec: Spec) -> list[Compressor]:
+    """The compressors in ``spec`` that a mechanism uses as contractive ones: all but those of the unbiased methods."""
+    name = type(spec).__name__
+    if name in ("Direct", "DIANA", "MARINA"):
+        return []
+    found: list[Compressor] = []
+    for f in fields(spec):
+        value = getattr(spec, f.name)
+        unbiased = name == "ThreePC" and f.name == "second" and getattr(spec, "variant", 0) == 2  # Q
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Compressor) and not unbiased and name != "Bidirectional":
+                found.append(item)
+            elif isinstance(item, Mechanism):
+                found += _contractive_parts(item)
+    return found
+
+
+def described(spec: Spec, numel: int = 1 << 20, world_size: int = 1) -> str:
+    """The spec, and which compressors are scaled in it: for the ``repr`` of what works by it."""
+    scaled = spec.scaled(numel, world_size) if isinstance(spec, Mechanism) else []
+    return repr(spec) + "".join(f", {text} scaled by 1/(1 + omega)" for text in dict.fromkeys(scaled))
 
 
 def _given(smoothness: Smoothness | Sequence[Smoothness], numel: int | None, world_size: int | None) -> tuple[list, int, int]:

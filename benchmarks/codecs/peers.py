@@ -3,6 +3,7 @@ feedback, add one decoded message to a sum. They write into fresh memory where t
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator
@@ -70,14 +71,60 @@ def _rowwise(name: str) -> Peer:
                 lambda sent, n: 8.0 * sent.numel() / n)
 
 
+def _fbgemm_gpu(bits: int) -> Peer:
+    """The same codecs as the library's own package has them."""
+    ops = torch.ops.fbgemm
+    if bits == 8:
+        pack, unpack = ops.FloatToFused8BitRowwiseQuantized, ops.Fused8BitRowwiseQuantizedToFloat
+    else:
+        def pack(rows: torch.Tensor) -> torch.Tensor:
+            return ops.FloatToFusedNBitRowwiseQuantizedSBHalf(rows, bits)
+
+        def unpack(sent: torch.Tensor) -> torch.Tensor:
+            return ops.FusedNBitRowwiseQuantizedSBHalfToFloat(sent, bits)
+
+    return Peer(f"fbgemm_gpu, {bits} bits row-wise, {ROW}", lambda x: pack(x.view(-1, ROW)), lambda sent, n: unpack(sent).flatten(),
+                lambda sent, n: 8.0 * sent.numel() / n)
+
+
+def _hivemind(kind: str) -> Peer:
+    """hivemind's codecs: protobuf messages."""
+    compression = importlib.import_module("hivemind.compression")
+    number = importlib.import_module("hivemind.proto.runtime_pb2").CompressionType.Value(kind)
+    return Peer(f"hivemind {kind}", lambda x: compression.serialize_torch_tensor(x, number),
+                lambda sent, n: compression.deserialize_torch_tensor(sent), lambda sent, n: 8.0 * sent.ByteSize() / n)
+
+
+def installed(library: str) -> bool:
+    return importlib.util.find_spec(library) is not None
+
+
+def of_libraries() -> tuple[list[Peer], list[str]]:
+    """Those of the libraries that are here and run, and a line for everything that is not or does not."""
+    found, missing = [], []
+    if installed("fbgemm_gpu"):
+        importlib.import_module("fbgemm_gpu")  # registers its operators
+        found += [_fbgemm_gpu(bits) for bits in (8, 4, 2)]
+    if installed("hivemind"):
+        found += [_hivemind(kind) for kind in ("FLOAT16", "MEANSTD_16BIT", "UNIFORM_8BIT", "QUANTILE_8BIT")]  # blockwise needs bitsandbytes
+    missing += [f"skipped: {name} is not installed" for name in ("fbgemm_gpu", "hivemind") if not installed(name)]
+    running = []
+    for peer in found:
+        try:
+            peer.decode(peer.encode(gaussian(ROW)), ROW)
+            running.append(peer)
+        except Exception as error:  # a library beside a numpy or torch that it does not know
+            missing.append(f"skipped: {peer.name}: {type(error).__name__}: {error}")
+    return running, missing
+
+
 def peers() -> list[Peer]:
     return [_cast(torch.float16, "x.half()"), _cast(torch.bfloat16, "x.bfloat16()"), _per_tensor(), _per_channel(), _rowwise("byte"),
-            _rowwise("4bit"), _rowwise("2bit"), _top_k(0.1), _top_k(0.01), _top_k(0.001)]
+            _rowwise("4bit"), _rowwise("2bit"), _top_k(0.1), _top_k(0.01), _top_k(0.001), *of_libraries()[0]]
 
 
 def skipped() -> list[str]:
-    """A line for every library that is not here."""
-    return [f"skipped: {name} is not installed" for name in ("fbgemm_gpu", "hivemind") if importlib.util.find_spec(name) is None]
+    return of_libraries()[1]
 
 
 def sections(peer: Peer, clock: Clock) -> Iterator[Result]:

@@ -62,8 +62,10 @@ void bind_spec(py::module_& m) {
           if (!found) return std::nullopt;
           return std::pair(found->A, found->B);
         });
-  m.def("safe_step", [](const std::string& text, double l_minus, double l_plus, size_t n, uint32_t world_size) {
-    return safe_step(*parse_mechanism(text), l_minus, l_plus, n, world_size);
+  m.def("safe_step", [](const std::string& text, double l_minus, double l_plus, size_t n, uint32_t world_size,
+                        double mu) { return safe_step(*parse_mechanism(text), l_minus, l_plus, n, world_size, mu); });
+  m.def("scaled_to_contract", [](const std::string& text, size_t n, uint32_t world_size) {
+    return scaled_to_contract(*parse_compressor(text), n, world_size);
   });
   m.def("state_counts", [](const std::string& text) {
     const MechanismPtr mechanism = parse_mechanism(text);

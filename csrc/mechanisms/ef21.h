@@ -16,6 +16,8 @@ class EF21 final : public EstimateReceiver {
 
   EF21(const CompressorPtr& compressor, const Config& config);
 
+  const std::optional<double>& momentum() const { return config_.momentum; }
+
   std::string spec() const override;
   bool send(ConstView x, std::span<const View> state, const StepKey& key, Parts& out) const override;
   bool inspects() const override { return sparse_ && !config_.momentum; }

@@ -7,6 +7,7 @@
 #include "mechanisms/bidirectional.h"
 #include "mechanisms/diana.h"
 #include "mechanisms/direct.h"
+#include "mechanisms/ef21.h"
 #include "mechanisms/error_feedback.h"
 
 namespace tsq {
@@ -19,23 +20,54 @@ ThreePoint constants_of(const Mechanism& m, size_t n, uint32_t world_size) {
   return *found;
 }
 
+double alpha_of(const Mechanism& m, size_t n, uint32_t world_size) {
+  const auto found = m.compressor().class_of(n, world_size).alpha;
+  if (!found) throw ArgumentError("safe_step: no constants are known for " + m.spec());
+  return *found;
+}
+
+bool is_error_feedback(const Mechanism& m) { return dynamic_cast<const ErrorFeedback*>(&m) != nullptr; }
+
+/// Error feedback of the workers (a) and of the server (m).
+double two_sided_step(double a, double m, double L) {
+  const double K = 4 * (1 - a) / (a * a) * (1 + 24 * (1 - m) / (m * m)) + 12 * (1 - m) * (2 - a) / (m * m * a);
+  return 1 / (L * std::max(4.0, std::sqrt(8 * K)));
+}
+
 }  // namespace
 
-double safe_step(const Mechanism& mechanism, double l_minus, double l_plus, size_t n, uint32_t world_size) {
+double safe_step(const Mechanism& mechanism, double l_minus, double l_plus, size_t n, uint32_t world_size, double mu) {
   if (!(l_minus > 0 && l_plus > 0))
     throw ArgumentError(concat("safe_step: L_minus, L_plus: expected positive numbers, got ", l_minus, ", ", l_plus));
-  if (const auto* both = dynamic_cast<const Bidirectional*>(&mechanism)) {
+  if (!(mu >= 0)) throw ArgumentError(concat("safe_step: mu: expected a number of at least 0, got ", mu));
+  const auto* both = dynamic_cast<const Bidirectional*>(&mechanism);
+  const auto* ef21 = dynamic_cast<const EF21*>(&mechanism);
+  if (mu > 0 && (both || is_error_feedback(mechanism) || (ef21 && ef21->momentum())))
+    throw ArgumentError(concat("safe_step: mu: expected 0 for ", mechanism.spec(), ", got ", mu));
+  if (both && is_error_feedback(*both->up()) && is_error_feedback(*both->down()))
+    return two_sided_step(alpha_of(*both->up(), n, world_size), alpha_of(*both->down(), n, 1), l_minus);
+  if (both) {
     const ThreePoint w = constants_of(*both->up(), n, world_size), m = constants_of(*both->down(), n, 1);
     const double K = w.B / w.A * (1 + 3 * m.B * (2 - w.A) / m.A) + 3 * m.B * (1 + w.B) / m.A;
     return 1 / (l_minus + l_plus * std::sqrt(2 * K));
   }
-  if (dynamic_cast<const ErrorFeedback*>(&mechanism)) {
-    const auto alpha = mechanism.compressor().class_of(n, world_size).alpha;
-    if (!alpha) throw ArgumentError("safe_step: no constants are known for " + mechanism.spec());
-    return *alpha / (4 * l_minus);
+  if (is_error_feedback(mechanism)) return alpha_of(mechanism, n, world_size) / (4 * l_minus);
+  if (ef21 && ef21->momentum()) {
+    const double alpha = alpha_of(mechanism, n, world_size), eta = *ef21->momentum();
+    const double ratio = (1 - alpha) / (contraction(alpha) * contraction(alpha));  // B / A
+    return 1 / (l_minus + std::sqrt(2 * (4 * ratio * l_plus * l_plus + l_minus * l_minus / (eta * eta))));
   }
   const ThreePoint c = constants_of(mechanism, n, world_size);
-  return 1 / (l_minus + l_plus * std::sqrt(c.B / c.A));
+  if (mu == 0) return 1 / (l_minus + l_plus * std::sqrt(c.B / c.A));
+  return std::min(1 / (l_minus + l_plus * std::sqrt(2 * c.B / c.A)), c.A / (2 * mu));
+}
+
+bool scaled_to_contract(const Compressor& compressor, size_t n, uint32_t world_size) {
+  const CompressorPtr unbiased = compressor.as_unbiased(), contractive = compressor.as_contractive();
+  if (unbiased->spec() != contractive->spec()) return false;  // another map: fitted levels, nearest rounding
+  const double omega = unbiased->class_of(n, world_size).omega.value_or(0);
+  const Class used = contractive->class_of(n, world_size);
+  return omega > 0 && !used.omega && used.alpha;
 }
 
 std::vector<Noise> noise_of(const Mechanism& mechanism, const SmoothnessSet& given, bool plus) {

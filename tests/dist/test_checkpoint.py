@@ -49,6 +49,21 @@ def test_resumed_is_straight_bit_for_bit(world, arguments, tmp_path):
     assert all(torch.equal(expected[0], weights) for weights in expected + found)
 
 
+@pytest.mark.parametrize("arguments", [
+    {"up": "ErrorFeedback(UniformStep(bits=1.0))", "exchange": "sharded"}, {"up": "EF21(TopK(ratio=0.1), momentum=0.3)"},
+    {"up": "EF21(UniformStep(bits=2.0), init='zero')", "exchange": "sharded"}, {"up": "CLAG(TopK(ratio=0.2), zeta=1.0)"},
+    {"up": "AdaCGD([UniformStep(bits=1.0), TopK(ratio=0.2)], zeta=0.5)", "exchange": "sharded"},
+    {"up": "Ada3PC([LAG(zeta=0.5), EF21(TopK(ratio=0.05)), EF21(Ternary())], [Near(zeta=0.5), Accurate(zeta=1.0)])"},
+    {"up": "ThreePC(TopK(ratio=0.1), variant=2, second=Quantizer(bits=4))"}, {"up": "ThreePC(TopK(ratio=0.1), variant=5, p=0.3)"},
+    {"up": "MARINA(Quantizer(bits=4), p=0.3)"}, {"up": "DIANA(Quantizer(bits=3))", "exchange": "sharded"},
+    {"up": "Bidirectional(EF21(TopK(ratio=0.2)), ErrorFeedback(Ternary()))"},
+], ids=lambda a: a["up"])
+def test_every_mechanism_resumes_bit_for_bit(arguments, tmp_path):
+    expected = run_ranks(straight, 3, arguments, tmp_path)
+    found = run_ranks(resumed, 3, arguments, tmp_path)
+    assert all(torch.equal(expected[0], weights) for weights in expected + found)
+
+
 def test_without_the_hook_s_state_it_is_another_run(tmp_path):
     """The test above would notice a load_state_dict that does nothing."""
     arguments = {"up": "ErrorFeedback(Quantizer(bits=2))"}

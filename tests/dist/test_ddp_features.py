@@ -125,6 +125,37 @@ def test_no_sync_sends_the_accumulated_gradient_once(exchange, as_view):
     assert alike(run_ranks(accumulate, 2, exchange, as_view))
 
 
+def accumulate_estimates(rank: int, world: int, spec: str, as_view: bool) -> torch.Tensor:
+    """Mechanisms with an estimate see one gradient per synchronised step: those of a Sender and a Receiver fed with the sums."""
+    ddp = DDP(make_model(), bucket_cap_mb=TINY, gradient_as_bucket_view=as_view)
+    tsq.attach(ddp, spec, exchange="all_gather", exempt=None)
+    sizes = {n: p.numel() for n, p in ddp.module.named_parameters()}
+    senders = {n: [tsq.Sender(spec, size, r, world) for r in range(world)] for n, size in sizes.items()}
+    receivers = {n: tsq.Receiver(spec, size, world) for n, size in sizes.items()}
+    optimizer = sgd(ddp)
+    for step in range(6):
+        total = [local_grads(ddp, r, 10 * step) for r in range(world)]
+        for r in range(world):
+            more = local_grads(ddp, r, 10 * step + 1)
+            total[r] = {n: total[r][n] + more[n] for n in more}
+        want = {n: receivers[n].receive([senders[n][r].send(total[r][n].flatten()) for r in range(world)]) for n in sizes}
+        ddp.zero_grad()
+        for micro in range(2):
+            with no_sync_unless(ddp, micro == 1):
+                loss_of(ddp, rank, 10 * step + micro).backward()
+        for name, value in grads(ddp).items():
+            assert torch.equal(value.flatten(), want[name]), (name, step)
+        optimizer.step()
+    return flat(ddp)
+
+
+@pytest.mark.parametrize("as_view", [False, True])
+@pytest.mark.parametrize("spec", ["EF21(TopK(ratio=0.2), momentum=0.5)", "CLAG(TopK(ratio=0.2), zeta=1.0)",
+                                  "AdaCGD([TopK(ratio=0.1), TopK(ratio=0.5)], zeta=1.0)", "LAG(zeta=0.5)"])
+def test_no_sync_is_one_step_of_an_estimate(spec, as_view):
+    assert alike(run_ranks(accumulate_estimates, 2, spec, as_view))
+
+
 # ------------------------------------------------------------------ unused parameters
 
 
@@ -222,6 +253,35 @@ def test_join_with_uneven_inputs(exchange, world):
     assert len({r["stats"]["calls"] for r in results}) == 1 and not any(r["stats"]["error"] for r in results)
     first, last = (sum(v.square().sum() for v in r["residual"].values()) for r in (results[0], results[-1]))
     assert first < 0.5 * last  # who shadows with zeros pays its debts
+
+
+def join_estimates(rank: int, world: int, exchange: str, spec: str) -> dict[str, Any]:
+    ddp = DDP(make_model(), bucket_cap_mb=TINY)
+    hook = tsq.attach(ddp, spec, exchange=exchange)
+    optimizer = sgd(ddp)
+    with Join([ddp]):
+        train(ddp, optimizer, rank, range(3 + 12 * rank))
+    parameters = hook.state_dict()["parameters"]
+    shifts = {n: e["worker.shift"]["values"] for n, e in parameters.items() if "worker.shift" in e}
+    estimates = {n: e["received.estimate"]["values"] for n, e in parameters.items() if "received.estimate" in e}
+    return {"weights": flat(ddp), "shifts": shifts, "estimates": estimates, "error": hook.stats()["error"], "steps": [
+        e["steps"] for e in parameters.values()]}
+
+
+@each_exchange
+@pytest.mark.parametrize("spec", ["EF21(TopK(ratio=0.5))", "EF21(Quantizer(bits=4), momentum=0.7, init='zero')", "CLAG(TopK(ratio=0.5), zeta=0.5)",
+                                  "AdaCGD([TopK(ratio=0.1), TopK(ratio=0.5)], zeta=0.5)", "DIANA(Quantizer(bits=8))",
+                                  "MARINA(Quantizer(bits=4), p=0.3)"])
+def test_join_with_estimates(exchange, spec):
+    """Who has no more data sends the gradient zero: its shift goes there, and the estimate stays the mean of all shifts."""
+    results = run_ranks(join_estimates, 2, exchange, spec)
+    assert alike([r["weights"] for r in results]) and not any(r["error"] for r in results)
+    assert results[0]["weights"].isfinite().all() and results[0]["steps"] == results[1]["steps"]
+    for name, shift in results[0]["shifts"].items():
+        assert shift.norm() < 0.05 * results[1]["shifts"][name].norm(), name
+        if name in results[0]["estimates"] and exchange == "all_gather":
+            mean = (shift + results[1]["shifts"][name]) / 2
+            torch.testing.assert_close(results[0]["estimates"][name], mean, rtol=0, atol=1e-5 * float(mean.abs().max()))
 
 
 # ------------------------------------------------------------------ dtypes

@@ -100,13 +100,13 @@ def saved(rank: int, world: int, arguments: dict[str, Any], folder: Path, start:
         ddp.module.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         hook.load_state_dict(state["hook"])
-        again = hook.state_dict(mode="mean")
+        again, own = hook.state_dict(mode="mean"), hook.state_dict()
     train(ddp, optimizer, rank, range(steps, steps + 6))
     state = {"hook": hook.state_dict(mode="mean"), "model": ddp.module.state_dict(), "optimizer": optimizer.state_dict()}
     mine = hook.state_dict()
     if rank == 0:
         torch.save(state, folder / f"after_{world}.pt")
-    return {"mean": state["hook"], "rank": mine, "weights": flat(ddp), "loaded": again if start else None}
+    return {"mean": state["hook"], "rank": mine, "weights": flat(ddp), "loaded": again if start else None, "own": own if start else None}
 
 
 def vectors(state: dict[str, Any], side: str, name: str) -> dict[str, torch.Tensor]:
@@ -117,6 +117,10 @@ def vectors(state: dict[str, Any], side: str, name: str) -> dict[str, torch.Tens
     {"up": "ErrorFeedback(Quantizer(bits=2))", "exchange": "all_gather"}, {"up": "ErrorFeedback(Quantizer(bits=2))", "exchange": "sharded"},
     {"up": "EF21(TopK(ratio=0.1), momentum=0.2)", "exchange": "all_gather"}, {"up": "EF21(TopK(ratio=0.1))", "exchange": "sharded"},
     {"up": "AdaCGD([TopK(ratio=0.05), TopK(ratio=0.2)], zeta=2.0)", "exchange": "sharded"},
+    {"up": "CLAG(Quantizer(bits=4), zeta=1.0, init='zero')", "exchange": "all_gather"},
+    {"up": "DIANA(Quantizer(bits=4))", "exchange": "sharded"}, {"up": "MARINA(Quantizer(bits=4), p=0.3)", "exchange": "all_gather"},
+    {"up": "ThreePC(TopK(ratio=0.1), variant=2, second=Ternary())", "exchange": "sharded"},
+    {"up": "ErrorFeedback(UniformStep(bits=1.0))", "exchange": "sharded"},
 ], ids=lambda a: f"{a['up']}-{a['exchange']}")
 def test_mean_checkpoints_fit_other_world_sizes(arguments, tmp_path):
     start, steps = None, 0
@@ -131,12 +135,15 @@ def test_mean_checkpoints_fit_other_world_sizes(arguments, tmp_path):
                 if before:  # what was loaded is carried exactly, whatever the world was
                     loaded, was = vectors(result["loaded"], side, name), vectors(before, side, name)
                     assert all(torch.allclose(loaded[k], was[k], rtol=1e-6, atol=1e-9) for k in was)
+                    if side == "worker":  # and every rank's own is the saved mean, to the bit
+                        mine = vectors(result["own"], side, name)
+                        assert all(torch.equal(mine[k], was[k]) for k in was) and mine.keys() == was.keys()
         for name in ("residual", "shift"):  # the mean of the ranks' own
             mean = vectors(results[0]["mean"], "worker", name)
             own = [vectors(r["rank"], "worker", name) for r in results]
             assert all(torch.allclose(mean[k], sum(o[k] for o in own) / world, rtol=1e-5, atol=1e-8) for k in mean)
         shift, estimate = (vectors(results[0]["mean"], *key) for key in (("worker", "shift"), ("received", "estimate")))
-        assert all(torch.equal(shift[k], estimate[k]) for k in estimate)
+        assert all(torch.equal(shift[k], estimate[k]) for k in shift)
         start, steps = f"after_{world}.pt", steps + 6
 
 

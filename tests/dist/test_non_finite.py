@@ -120,9 +120,9 @@ def test_residual_plus_gradient_overflows(exchange):
             torch.testing.assert_close(r["after"][kept], r["before"][kept], rtol=0, atol=1e-6)
 
 
-def scaler_skips(rank: int, world: int, policy: tsq.NeverSlower | None) -> tuple[list[float], torch.Tensor]:
+def scaler_skips(rank: int, world: int, policy: tsq.NeverSlower | None, spec: str | None) -> tuple[list[float], torch.Tensor]:
     ddp = DDP(make_model(), bucket_cap_mb=TINY)
-    hook = tsq.attach(ddp, EF2 if policy is None else None, policy=policy)
+    hook = tsq.attach(ddp, spec, policy=policy)
     optimizer, scaler = sgd(ddp), torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=4)
     scales = []
     for step in range(12):
@@ -138,9 +138,13 @@ def scaler_skips(rank: int, world: int, policy: tsq.NeverSlower | None) -> tuple
     return scales, flat(ddp)
 
 
-@pytest.mark.parametrize("policy", [None, tsq.NeverSlower(min_gain=0.0)], ids=["fixed", "never_slower"])
-def test_grad_scaler_skips_the_same_step_on_every_rank(policy):
-    results = run_ranks(scaler_skips, 2, policy)
+@pytest.mark.parametrize(("policy", "spec"), [
+    (None, EF2), (None, "EF21(TopK(ratio=0.2))"), (None, "EF21(Quantizer(bits=4), momentum=0.5, init='zero')"),
+    (None, "CLAG(Quantizer(bits=4), zeta=1.0)"), (None, "MARINA(Quantizer(bits=4), p=0.5)"), (None, "DIANA(Quantizer(bits=4))"),
+    (tsq.NeverSlower(min_gain=0.0), None),
+], ids=["EF2", "EF21", "momentum", "CLAG", "MARINA", "DIANA", "never_slower"])
+def test_grad_scaler_skips_the_same_step_on_every_rank(policy, spec):
+    results = run_ranks(scaler_skips, 2, policy, spec)
     assert results[0][0] == results[1][0] and results[0][0][5] < results[0][0][4] and results[0][0][3] > 1024
     assert torch.equal(results[0][1], results[1][1]) and results[0][1].isfinite().all()
 

@@ -157,17 +157,27 @@ def test_sender_is_deterministic_and_steps_and_ranks_differ():
     assert all(torch.equal(m, tsq.encode("Quantizer(bits=3)", gaussian(600), step=i)) for i, m in enumerate(run()))
 
 
-@pytest.mark.parametrize("spec", [EF4, "Direct(Quantizer(bits=2))", "ErrorFeedback(Quantizer(bits=2, levels='unbiased'))"])
+@pytest.mark.parametrize("spec", [
+    EF4, "Direct(Quantizer(bits=2))", "ErrorFeedback(Quantizer(bits=2, levels='unbiased'))", "ErrorFeedback(UniformStep(bits=0.5))",
+    "EF21(TopK(ratio=0.1), momentum=0.3)", "LAG(zeta=0.5)", "CLAG(Quantizer(bits=3), zeta=1.0)",
+    "AdaCGD([TopK(k=9), TopK(k=90)], zeta=0.5)", "Ada3PC([LAG(zeta=0.1), EF21(Ternary())], [Near(zeta=0.1)])",
+    "ThreePC(TopK(k=9), variant=2, second=RandK(k=9))",
+    "ThreePC(TopK(k=9), variant=5, p=0.5)", "MARINA(Natural(), p=0.5)", "DIANA(Quantizer(bits=2))",
+    "Bidirectional(EF21(TopK(k=9)), ErrorFeedback(Sign()))",
+])
 def test_state_dict_continues_bit_for_bit(spec, tmp_path):
-    straight = tsq.Sender(spec, 900, 1, 2, seed=3)
+    straight, received = tsq.Sender(spec, 900, 0, 1, seed=3), tsq.Receiver(spec, 900, 1, seed=3)
     for i in range(4):
-        straight.send(gaussian(900, seed=i))
-    torch.save(straight.state_dict(), tmp_path / "state.pt")
-    resumed = tsq.Sender(spec, 900, 1, 2, seed=3)
-    resumed.load_state_dict(torch.load(tmp_path / "state.pt"))
+        received.receive([straight.send(gaussian(900, seed=i))])
+    torch.save([straight.state_dict(), received.state_dict()], tmp_path / "state.pt")
+    resumed, receiver = tsq.Sender(spec, 900, 0, 1, seed=3), tsq.Receiver(spec, 900, 1, seed=3)
+    for end, state in zip((resumed, receiver), torch.load(tmp_path / "state.pt")):
+        end.load_state_dict(state)
     assert resumed.step == 4
     for i in range(4, 8):
-        assert torch.equal(straight.send(gaussian(900, seed=i)), resumed.send(gaussian(900, seed=i)))
+        message = straight.send(gaussian(900, seed=i))
+        assert torch.equal(message, resumed.send(gaussian(900, seed=i)))
+        assert torch.equal(received.receive([message]), receiver.receive([message]))
 
 
 def test_state_is_a_copy():

@@ -1,32 +1,15 @@
-"""Mechanisms through Sender and Receiver on logistic regression, against plain numpy loops and their Lyapunov functions."""
+"""Mechanisms through Sender and Receiver on logistic regression, against plain numpy loops and their Lyapunov functions.
+Step sizes of other kinds, and expectations: test_theory.py."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from runs import ROUNDS, Logistic, Run, squared
 
 import torch_smoothquant as tsq
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))  # after everything else: only for the benchmark's problem
-from benchmarks.mechanisms.problem import Logistic, read_libsvm, synthetic  # noqa: E402
-
-PHISHING = ROOT.parent / "shared" / "data" / "libsvm" / "phishing"
-ROUNDS = 200
-
-
-@pytest.fixture(scope="module", params=["synthetic", "phishing"])
-def problem(request) -> Logistic:
-    if request.param == "synthetic":
-        return Logistic(*synthetic(7, 15), 7)
-    if not PHISHING.exists():
-        pytest.skip(f"no data set at {PHISHING}")
-    return Logistic(*read_libsvm(PHISHING, 68), 20)
 
 
 # ---- the same methods, written down a second time
@@ -35,10 +18,6 @@ def top(r: np.ndarray, k: int) -> np.ndarray:
     out = np.zeros_like(r)
     out[kept] = r[kept]
     return out
-
-
-def squared(v: np.ndarray) -> float:
-    return float(np.sum(v * v))
 
 
 def ef21(k: int) -> Callable:
@@ -71,28 +50,6 @@ def numpy_run(problem: Logistic, step: float, increment: Callable) -> np.ndarray
         y = g
         path.append(x)
     return np.array(path)
-
-
-class Run:
-    """The library's run: after every step the senders' gradients and shifts are at hand."""
-
-    def __init__(self, problem: Logistic, spec: tsq.Mechanism, step: float | None = None) -> None:
-        self.problem, n, d = problem, problem.n, problem.d
-        self.step_size = step or spec.safe_step(problem.L_minus, problem.L_plus, d, n)
-        self.senders = [tsq.Sender(spec, d, rank, n, dtype=torch.float64) for rank in range(n)]
-        self.receiver = tsq.Receiver(spec, d, n, dtype=torch.float64)
-        self.x = np.zeros(d)
-        self.g = np.zeros(d)  # the last estimate
-
-    def estimate(self) -> None:
-        self.gradients = self.problem.gradients(self.x)
-        self.g = self.receiver.receive([s.send(torch.from_numpy(v)) for s, v in zip(self.senders, self.gradients)]).numpy()
-
-    def move(self) -> None:
-        self.x = self.x - self.step_size * self.g
-
-    def sender_states(self, name: str) -> np.ndarray:
-        return np.array([s.state[name].numpy() for s in self.senders])
 
 
 @pytest.mark.parametrize("name", ["EF21", "LAG", "CLAG", "AdaCGD", "AdaCGD, zeta by theory", "Ada3PC"])

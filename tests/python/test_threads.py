@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import torch_smoothquant as tsq
-from benchmarks.codecs import measure, specs, table
+from benchmarks.codecs import measure, peers, specs, table
 
 ALL = [spec for spec, _ in specs.cases()]
 
@@ -48,6 +48,18 @@ def test_benchmark_checks_and_lines(spec):
     lines = list(measure.sections(spec, measure.Clock(4096, 1)))
     assert [r.what for r in lines][:3] == ["encode", "encode_residual", "encode_shifted"] and len(lines) == 10
     assert all(r.ns > 0 and r.line() for r in lines) and lines[0].bits > 0
+
+
+def test_peers_of_libraries_are_measured_or_say_why_not():
+    running, missing = peers.of_libraries()
+    assert {line.split()[1] for line in missing} | {peer.name.split()[0].rstrip(",") for peer in running} >= {"fbgemm_gpu", "hivemind"}
+    everyone = peers.peers()
+    assert [p.name for p in everyone[-len(running):]] == [p.name for p in running] or not running
+    for peer in everyone:
+        lines = list(peers.sections(peer, measure.Clock(4096, 1)))
+        assert [r.what for r in lines] == ["encode", "encode_residual", "decode_add 1"] and lines[0].bits > 0 and lines[0].error < 1
+    for theirs in peers.nearest(measure.Clock(4096, 1)):
+        assert theirs.ns > 0
 
 
 def test_page_has_a_row_for_every_compressor():

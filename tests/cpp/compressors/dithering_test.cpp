@@ -1,4 +1,5 @@
-// Dithering and natural dithering: constants and who attains them, their maps, sizes, independence of ranks.
+// Dithering and natural dithering: constants and who attains them, their maps, sizes. Independence of ranks:
+// independence_test.cpp.
 #include "compressors/dithering.h"
 
 #include <gtest/gtest.h>
@@ -205,32 +206,6 @@ TEST(Dithering, CostsLittleMoreThanTheEntropyWhenSparse) {
     EXPECT_LE(bits, 1.6 * entropy + 8 * 60) << s;
     EXPECT_LE(bits, std::min(stream + 8 * 16 + 200, wide + 8 * 64)) << s;  // heads, and gaps begun anew four times
     EXPECT_NEAR(c->expected_bits(n, DType::kFloat32) / bits, 1.0, 0.35) << s;
-  }
-}
-
-// E|mean of n independent messages - x|^2 = omega_real |x|^2 / n.
-TEST(Dithering, NeighbouringRanksAreIndependent) {
-  constexpr size_t kElements = 4096, kRanks = 64, kSteps = 30;
-  const Vector x = test::random_vector(DType::kFloat32, kElements, 3);
-  for (const char* spec :
-       {"Dithering(16)", "Dithering(3, 'inf', 256)", "NaturalDithering(6)", "Quantizer(4, levels='unbiased')"}) {
-    const CompressorPtr c = make(spec);
-    std::vector<uint8_t> out(c->max_bytes(kElements, DType::kFloat32));
-    double single = 0, of_mean = 0;
-    for (uint64_t step = 0; step < kSteps; ++step) {
-      std::vector<double> mean(kElements);
-      for (uint32_t rank = 0; rank < kRanks; ++rank) {
-        const auto sent = c->encode(x.view(), encode_key({.step = step, .rank = rank}, 0, kRanks), out);
-        const Vector m(DType::kFloat64, kElements);
-        c->decode_add(Bytes(out).first(sent.bytes), DType::kFloat32, 1.0, m.view());
-        for (size_t i = 0; i < kElements; ++i) {
-          mean[i] += m[i] / kRanks;
-          single += (m[i] - x[i]) * (m[i] - x[i]) / (kRanks * kSteps);
-        }
-      }
-      for (size_t i = 0; i < kElements; ++i) of_mean += (mean[i] - x[i]) * (mean[i] - x[i]) / kSteps;
-    }
-    EXPECT_NEAR(of_mean / (single / kRanks), 1.0, 0.03) << spec;
   }
 }
 

@@ -10,6 +10,7 @@
 
 #include "kernels/payload.h"
 #include "kernels/quantizer.h"
+#include "kernels/scalar.h"
 
 namespace tsq::kernels {
 namespace {
@@ -87,6 +88,34 @@ TEST(Unbiased, IsUnbiasedOverAllDithers) {
       }
       EXPECT_NEAR(sum / 65536, double{x} * inverse, std::ldexp(1.0, -17) + s * std::ldexp(1.0, -23))
           << bits << " " << x;
+    }
+  }
+}
+
+// The same by the kernel itself: elements of one value, sorted by the dither that each has drawn, until every one of
+// the 2^16 has come up. What is decoded is a function of the dither, and its mean over all of them is the element.
+TEST(Unbiased, TheKernelIsUnbiasedOverAllDithers) {
+  constexpr size_t kElements = size_t{1} << 21, kBlock = 256;
+  constexpr PhiloxKey kKey{7, 8};
+  std::vector<uint32_t> dither(kElements);
+  for (size_t i = 0; i < kElements; ++i) dither[i] = scalar::dither_bits(kKey, i);
+  for (int bits = 1; bits <= 8; ++bits) {
+    const double s = bits == 1 ? 0.5 : largest_level(bits);
+    for (const float x : {0.0f, 0.013f, -0.2f, 0.35f, 0.6999f}) {
+      std::vector<float> v(kElements, x);
+      for (size_t i = 0; i < kElements; i += kBlock) v[i] = 0.7f;
+      const std::vector<float> got = compress({bits, kBlock, Rounding::kStochastic, 1.0f}, v, kKey);
+      std::vector<double> value(65536, NAN);
+      for (size_t i = 0; i < kElements; ++i) {
+        if (i % kBlock == 0) continue;
+        double& seen = value[dither[i]];
+        ASSERT_TRUE(std::isnan(seen) || seen == double{got[i]}) << bits << ' ' << x << ' ' << dither[i];
+        seen = got[i];
+      }
+      double mean = 0;
+      for (const double m : value) mean += m / 65536;  // NaN if a dither is missing
+      const double level = 0.7 / s;
+      EXPECT_NEAR(mean, double{x}, level * (std::ldexp(1.0, -17) + s * std::ldexp(1.0, -22))) << bits << ' ' << x;
     }
   }
 }

@@ -87,6 +87,29 @@ TEST(Ada3PC, TheFirstStepFromZero) {
   }
 }
 
+// A level that was tried in vain has moved neither h nor y: what follows does the step that it would do alone.
+TEST(Ada3PC, WhatIsTriedInVainLeavesThePreviousGradientToTheNext) {
+  const std::string next[] = {"ThreePC(TopK(k=1), variant=2, second=RandK(k=3))", "CLAG(TopK(k=2), zeta=1)",
+                              "ThreePC(TopK(k=2), variant=5, p=0.3)"};
+  for (const char* tried : {"CLAG(TopK(k=1), zeta=0)", "ThreePC(TopK(k=1), variant=2, second=RandK(k=2))"}) {
+    for (const std::string& last : next) {
+      Endpoints ladder(concat("Ada3PC([", tried, ", ", last, "], [Accurate(zeta=0)])"), kNumel, 1, DType::kFloat64),
+          alone(last, kNumel, 1, DType::kFloat64);
+      for (uint64_t step = 0; step < 7; ++step) {  // the eighth rests: exact, so taken
+        const Vector x = test::drifting(DType::kFloat64, kNumel, 0, step);
+        const test::Octets a = ladder.send(0, x), b = alone.send(0, x);
+        if (step > 0) {
+          ASSERT_EQ(ladder.senders[0].level(), 1) << tried << ' ' << last << ' ' << step;
+        }
+        ASSERT_EQ(test::payload_of(a), test::payload_of(b)) << tried << ' ' << last << ' ' << step;
+        ASSERT_EQ(ladder.receive({a}), alone.receive({b}));
+        for (size_t i = 0; i < kNumel; ++i)
+          ASSERT_EQ(test::get(ladder.senders[0].state(1), i), x[i]) << "y, step " << step;
+      }
+    }
+  }
+}
+
 TEST(Ada3PC, InfInALevelThatIsTriedLeavesNoTrace) {
   Endpoints ends("Ada3PC([EF21(Quantizer(bits=2)), EF21(TopK(k=2))], [Accurate(zeta=0.1)])", kNumel, 1);
   ends.receive({ends.send(0, test::random_vector(DType::kFloat32, kNumel, 1))});

@@ -123,6 +123,26 @@ TEST_P(MechanismsOnRanks, StateCanBeCarriedOver) {
     ASSERT_EQ(a.step(several(), drifting(a, step)), b.step(one_bucket(), drifting(a, step))) << step;
 }
 
+// A power of two scales every number without rounding: gradients and all state times 4 give averages times 4.
+TEST_P(MechanismsOnRanks, AllStateScalesWithTheLoss) {
+  Cluster plain(world, DType::kFloat32, model(), {.exchange = kind}),
+      scaled(world, DType::kFloat32, model(), {.exchange = kind});
+  for (uint64_t step = 0; step < 3; ++step)
+    ASSERT_EQ(plain.step(one_bucket(), drifting(plain, step)), scaled.step(one_bucket(), drifting(plain, step)));
+  for (auto& averager : scaled.averagers) averager->scale_state(4.0);
+  for (uint64_t step = 3; step < kSteps; ++step) {
+    ByRank gradients = drifting(plain, step);
+    const ByRank expected = plain.step(one_bucket(), gradients);
+    for (auto& of_rank : gradients)
+      for (Vector& g : of_rank)
+        for (size_t i = 0; i < g.size(); ++i) g.set(i, 4 * g[i]);
+    const ByRank out = scaled.step(one_bucket(), gradients);
+    for (size_t id = 0; id < model().size(); ++id)
+      for (size_t i = 0; i < out[0][id].size(); ++i)
+        ASSERT_EQ(out[0][id][i], 4 * expected[0][id][i]) << model()[id].up << " step " << step << ' ' << i;
+  }
+}
+
 TEST_P(MechanismsOnRanks, NotANumberPassesAndEstimatesGoOn) {
   for (const uint64_t bad_step : {0, 3}) {
     Cluster cluster(world, DType::kFloat32, model(), {.exchange = kind});

@@ -192,6 +192,23 @@ TEST(MechanismRegistry, ErrorsNameArgumentAndColumn) {
       {"ErrorFeedback(Identity(), Identity())", 27, "at most 1 arguments"},
       {"Direct(Identity(), Identity())", 20, "smoothness: expected None or 'scalar'"},
       {"Direct(compresor=Identity())", 18, "no argument 'compresor'"},
+      {"LAG(zeta=-0.5)", 10, "zeta: expected a number from 0 to"},
+      {"LAG()", 1, "LAG needs an argument 'zeta'"},
+      {"CLAG(TopK(k=3), zeta=-1)", 22, "zeta: expected a number from 0 to"},
+      {"AdaCGD([TopK(k=3)], zeta=-1)", 26, "zeta: expected a number from 0 to"},
+      {"AdaCGD([])", 1, "ladder: expected at least one compressor, got none"},
+      {"AdaCGD([TopK(k=9), TopK(k=3)])", 1,
+       "ladder: expected compressors from cheap to accurate, got TopK(k=9) (alpha 8.58307e-06) before TopK(k=3)"},
+      {"AdaCGD([Identity(), TopK(ratio=0.5)], zeta=1)", 1,
+       "got Identity() (alpha 1) before TopK(ratio=0.5) (alpha 0.5)"},
+      {"DIANA(TopK(k=3))", 1, "DIANA: compressor: expected an unbiased one, got TopK(k=3)"},
+      {"DIANA(Sign())", 1, "DIANA: compressor: expected an unbiased one, got Sign()"},
+      {"DIANA(Quantizer(bits=4, levels='fit'))", 1, "expected an unbiased one, got Quantizer(bits=4, levels='fit')"},
+      {"DIANA(Natural(), alpha=1.5)", 24, "alpha: expected"},
+      {"MARINA(Cast('bf16'), p=0.5)", 1, "MARINA: compressor: expected an unbiased one, got Cast(dtype='bf16')"},
+      {"MARINA(Natural(), p=0)", 21, "p: expected"},
+      {"ThreePC(TopK(k=3), second=Sign())", 1, "second: expected an unbiased compressor, got Sign()"},
+      {"EF21(TopK(k=3), momentum=1.5)", 26, "momentum: expected"},
   };
   for (const auto& c : cases) {
     const std::string text = test::error_of<SpecError>([&] { parse_mechanism(c.text); });

@@ -153,6 +153,56 @@ TEST(Equivalences, VariantTwoWithIdentityErrsByTheOldError) {
   }
 }
 
+// In gradient units, the step applied afterwards, error feedback is the classic one: p = e + gamma g, x = x - C(p).
+TEST(Equivalences, ErrorFeedbackInGradientUnitsIsTheClassicOne) {
+  constexpr size_t kNumel = 300;
+  for (const char* spec : {"ErrorFeedback(TopK(k=20))", "ErrorFeedback(Quantizer(bits=3))", "ErrorFeedback(Sign())"}) {
+    for (const double gamma : {0.37, 0.125}) {  // the second changes no digit: to the bit
+      Endpoints ours(spec, kNumel, 2, DType::kFloat64), classic(spec, kNumel, 2, DType::kFloat64);
+      std::vector<double> x(kNumel), y(kNumel);
+      for (uint64_t step = 0; step < kSteps; ++step) {
+        std::vector<Octets> sent, scaled;
+        for (uint32_t r = 0; r < 2; ++r) {
+          Vector g = test::drifting(DType::kFloat64, kNumel, r, step);
+          sent.push_back(ours.send(r, g));
+          for (size_t i = 0; i < kNumel; ++i) g.set(i, gamma * g[i]);
+          scaled.push_back(classic.send(r, g));
+        }
+        const Vector a = ours.receive(sent), b = classic.receive(scaled);
+        for (size_t i = 0; i < kNumel; ++i) {
+          x[i] -= gamma * a[i], y[i] -= b[i];
+          ASSERT_NEAR(x[i], y[i], gamma == 0.125 ? 0.0 : 1e-5) << spec << " step " << step;
+        }
+      }
+    }
+  }
+}
+
+// A block that is longer than the vector is a block of the vector. (Error feedback shrinks unbiased codes with omega >=
+// 1 by the constant of a whole block: those differ.)
+TEST(Equivalences, ALongBlockIsASingleOne) {
+  const struct {
+    const char *longer, *whole;
+  } cases[] = {{"Quantizer(bits=1, block=4096)", "Quantizer(bits=1, block=256)"},
+               {"Quantizer(bits=3, block=4096, levels='unbiased')", "Quantizer(bits=3, block=256, levels='unbiased')"},
+               {"Quantizer(bits=4, block=1024, levels='fit')", "Quantizer(bits=4, block=256, levels='fit')"},
+               {"Sign(block=1024)", "Sign(block=256)"},
+               {"Ternary(block=4096)", "Ternary(block=256)"},
+               {"Dithering(levels=5, block=1024)", "Dithering(levels=5)"},
+               {"Dithering(levels=5, norm='inf', block=256)", "Dithering(levels=5, norm='inf')"},
+               {"NaturalDithering(levels=5, block=256)", "NaturalDithering(levels=5)"}};
+  for (const auto& c : cases)
+    for (const char* around : {"Direct", "ErrorFeedback"})
+      for (const size_t n : {1, 200, 256}) {
+        const bool shrunk = test::contains(c.longer, "unbiased") || test::contains(c.longer, "Ternary");
+        if (shrunk && std::string_view(around) == "ErrorFeedback") continue;
+        const auto wrapped = [&](const char* spec) { return concat(around, "(", spec, ")"); };
+        const Trace a = trace_of(wrapped(c.longer), DType::kFloat32, n),
+                    b = trace_of(wrapped(c.whole), DType::kFloat32, n);
+        ASSERT_EQ(a.estimates, b.estimates) << around << ' ' << c.longer << ' ' << n;
+      }
+}
+
 // One rank: the receiver's estimate is the sender's shift, or what the codec makes of the gradient, to the bit.
 TEST(Equivalences, AWorldOfOneIsALocalLoop) {
   for (const char* spec : {"EF21(TopK(k=5))", "EF21(Quantizer(bits=3))", "CLAG(TopK(k=5), zeta=1)",

@@ -252,14 +252,22 @@ double expected_by_distribution(const Vector& g, double tau, const EntryCost& co
   return sum;
 }
 
-TEST(Selection, ExpectedPacketsFollowTheDistributionOfTheDraw) {
-  std::mt19937 random(7);
+/// check(trial, vector, its profile, a source of numbers in [0, 1)) for vectors of the first four kinds.
+template <class Check>
+void for_each_draw(uint32_t seed, int trials, size_t n, const Check& check) {
+  std::mt19937 random(seed);
   std::uniform_real_distribution<double> uniform(0, 1);
-  for (int trial = 0; trial < 40; ++trial) {
-    const Vector g = draw(random, trial % 4, 400);
+  for (int trial = 0; trial < trials; ++trial) {
+    const Vector g = draw(random, trial % 4, n);
     Profile<double> profile = profile_of(g);
-    const double tau = (0.5 + 2 * uniform(random)) / profile.unit() * 2;
-    const EntryCost cost{.c0 = 1, .c1 = 1, .per_packet = 2 + 40 * uniform(random), .lead = 3 * uniform(random)};
+    check(trial, g, profile, [&] { return uniform(random); });
+  }
+}
+
+TEST(Selection, ExpectedPacketsFollowTheDistributionOfTheDraw) {
+  for_each_draw(7, 40, 400, [](int trial, const Vector& g, Profile<double>& profile, const auto& uniform) {
+    const double tau = (0.5 + 2 * uniform()) / profile.unit() * 2;
+    const EntryCost cost{.c0 = 1, .c1 = 1, .per_packet = 2 + 40 * uniform(), .lead = 3 * uniform()};
     const Draw drawn = draw_at(profile, tau * profile.unit());
     double mean = 0, variance = 0;
     for (const double x : g) {
@@ -270,25 +278,20 @@ TEST(Selection, ExpectedPacketsFollowTheDistributionOfTheDraw) {
     EXPECT_NEAR(drawn.entries / mean, 1, 1e-12);
     EXPECT_NEAR(drawn.variance, variance, 1e-9 * mean);
     EXPECT_NEAR(expected_cost(cost, mean, variance) / expected_by_distribution(g, tau, cost), 1, 0.03) << trial;
-  }
+  });
   EXPECT_EQ(expected_cost({.c0 = 1, .c1 = 2}, 10, 4), 21);
   EXPECT_EQ(expected_cost({.c0 = 1, .c1 = 2, .per_packet = 5}, 10, 0), 5);
 }
 
 TEST(Selection, SparsifierLeavesRoomInItsPackets) {
-  std::mt19937 random(8);
-  std::uniform_real_distribution<double> uniform(0, 1);
-  for (int trial = 0; trial < 60; ++trial) {
-    const Vector g = draw(random, trial % 4, 300);
-    Profile<double> profile = profile_of(g);
-    const EntryCost cost{
-        .c0 = 0.5 * uniform(random), .c1 = 1, .per_packet = 20 + 60 * uniform(random), .lead = 10 * uniform(random)};
+  for_each_draw(8, 60, 300, [](int trial, const Vector& g, Profile<double>& profile, const auto& uniform) {
+    const EntryCost cost{.c0 = 0.5 * uniform(), .c1 = 1, .per_packet = 20 + 60 * uniform(), .lead = 10 * uniform()};
     const auto ratio = [&](double tau) { return sparsifier(g, tau).first / expected_by_distribution(g, tau, cost); };
     const double chosen = ratio(best_packets_threshold(profile, cost));
     double best = ratio(0);
     for (double tau = 4 / profile.unit(); tau > 1e-3 / profile.unit(); tau /= 1.01) best = std::max(best, ratio(tau));
     EXPECT_GT(chosen, 0.97 * best) << trial;
-  }
+  });
   // Flat, a packet of 100: an expected count of 100 costs two packets half of the time.
   const Vector flat(300, 1.0);
   Profile<double> profile = profile_of(flat);
