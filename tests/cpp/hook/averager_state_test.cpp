@@ -187,6 +187,24 @@ TEST_P(AveragerState, WhatIsOwedWaitsForAParameterToBeUsed) {
   EXPECT_EQ(owed(cluster, 0, 2).size(), 0u);
 }
 
+// Of a spec without residuals: the worker's and the owner's are owed, and still are under the spec after that.
+TEST_P(AveragerState, WhatIsOwedOutlivesSeveralSpecs) {
+  Cluster cluster(world, DType::kFloat32, {{900, "ErrorFeedback(Quantizer(bits=1))"}}, {.exchange = kind});
+  cluster.step({{0}}, 0);
+  std::vector<Vector> debts;
+  const Vector owners = cluster.owner_residual(0);
+  for (int rank = 0; rank < world; ++rank) {
+    Vector debt = cluster.residual(rank, 0);
+    for (size_t i = 0; i < debt.size(); ++i) debt.set(i, float(debt[i]) + float(owners[i]));
+    debts.push_back(debt);
+  }
+  for (int times = 0; times < 2; ++times) {
+    forget_residuals(cluster);
+    for (size_t r = 0; r < debts.size(); ++r)
+      EXPECT_LE(test::max_difference(owed(cluster, r, 0).view(), debts[r].view()), 1e-6) << r << ' ' << times;
+  }
+}
+
 // A step that breaks off has paid nothing: the gradients are as they came, to the rounding of two additions.
 TEST_P(AveragerState, WhatWasPaidIsTakenBackWhereAStepBreaksOff) {
   Cluster cluster(world, DType::kFloat32, {{900, "ErrorFeedback(Quantizer(bits=1))"}}, {.exchange = kind});

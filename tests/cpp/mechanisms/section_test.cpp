@@ -10,12 +10,12 @@ namespace {
 
 TEST(Rates, EveryPartMovesByItsOwnRatio) {
   std::vector<double> rates = {1.0, 3.0, 0.5};
-  const Aim aims[] = {{1000, 250}, {1000, 100}, {1600, 200}};  // got 2000, 800 and 1600 bits
+  const Aim aims[] = {{1000, 250}, {1000, 100}, {1620, 250}};  // got 2000, 800 and 2000 bits
   next_rates(aims, rates);
   ASSERT_EQ(rates.size(), 3u);
   EXPECT_DOUBLE_EQ(rates[0], 0.8);  // sqrt(1/2), but a step moves by 20 % at most
   EXPECT_DOUBLE_EQ(rates[1], 3 * std::sqrt(1.25));
-  EXPECT_DOUBLE_EQ(rates[2], 0.5);
+  EXPECT_DOUBLE_EQ(rates[2], 0.5 * 0.9);
 }
 
 TEST(Rates, StayWithinTheirLimits) {
