@@ -187,6 +187,59 @@ TEST_P(AveragerState, WhatIsOwedWaitsForAParameterToBeUsed) {
   EXPECT_EQ(owed(cluster, 0, 2).size(), 0u);
 }
 
+// Of a spec without residuals: the worker's and the owner's are owed, and still are under the spec after that.
+TEST_P(AveragerState, WhatIsOwedOutlivesSeveralSpecs) {
+  Cluster cluster(world, DType::kFloat32, {{900, "ErrorFeedback(Quantizer(bits=1))"}}, {.exchange = kind});
+  cluster.step({{0}}, 0);
+  std::vector<Vector> debts;
+  const Vector owners = cluster.owner_residual(0);
+  for (int rank = 0; rank < world; ++rank) {
+    Vector debt = cluster.residual(rank, 0);
+    for (size_t i = 0; i < debt.size(); ++i) debt.set(i, float(debt[i]) + float(owners[i]));
+    debts.push_back(debt);
+  }
+  for (int times = 0; times < 2; ++times) {
+    forget_residuals(cluster);
+    for (size_t r = 0; r < debts.size(); ++r)
+      EXPECT_LE(test::max_difference(owed(cluster, r, 0).view(), debts[r].view()), 1e-6) << r << ' ' << times;
+  }
+}
+
+// A step that breaks off has paid nothing: the gradients are as they came, to the rounding of two additions.
+TEST_P(AveragerState, WhatWasPaidIsTakenBackWhereAStepBreaksOff) {
+  Cluster cluster(world, DType::kFloat32, {{900, "ErrorFeedback(Quantizer(bits=1))"}}, {.exchange = kind});
+  cluster.step({{0}}, 0);
+  forget_residuals(cluster);
+  const Vector debt = owed(cluster, 0, 0);
+  ASSERT_GT(test::max_abs(debt.view()), 0.0);
+  const ByRank gradients = cluster.gradients(1);
+  ByRank values = gradients;
+  cluster.group->abort();
+  for (const std::string& error : cluster.try_step({{0}}, values)) EXPECT_NE(error, "");
+  EXPECT_EQ(owed(cluster, 0, 0), debt);
+  for (size_t r = 0; r < values.size(); ++r) {
+    const double size = test::max_abs(gradients[r][0].view()) + test::max_abs(owed(cluster, r, 0).view());
+    EXPECT_LE(test::max_difference(values[r][0].view(), gradients[r][0].view()), 4 * size * 0x1p-24) << r;
+  }
+}
+
+// Workers' and owners' messages have rates of their own.
+TEST(Averager, OwnersHaveTheirOwnRates) {
+  const auto bytes = [](double worker, double owner) {
+    Cluster cluster(2, DType::kFloat32, {{60'000, "UniformStep(bits=1.0)", "UniformStep(bits=1.0)"}},
+                    {.exchange = ExchangeKind::kSharded});
+    for (auto& averager : cluster.averagers) {
+      averager->states().progress(0).rates[0] = {worker};
+      averager->states().progress(0).rates[1] = {owner};
+    }
+    cluster.step({{0}}, 0);
+    return static_cast<double>(cluster.averagers[0]->stats().traffic.handed_bytes);
+  };
+  const double both = bytes(1, 1), up = bytes(2, 1), down = bytes(1, 2);  // a rank hands over two parts, and its own
+  EXPECT_NEAR((up - both) / 7500, 1, 0.15);
+  EXPECT_NEAR((down - both) / 3750, 1, 0.15);
+}
+
 // 1e300 is finite in float64, whatever float32 thinks of it.
 TEST_P(AveragerState, WhatWasPaidInLargeNumbersIsSettled) {
   Cluster cluster(world, DType::kFloat64, {{300, "ErrorFeedback(TopK(k=3))"}}, {.exchange = kind});

@@ -67,6 +67,31 @@ TEST_P(TunerTest, BytesFallAsTheyGetDearer) {
   }
 }
 
+// A message's fixed cost: of the whole model where costs are given (whatever the buckets), of its bucket where
+// measured.
+TEST(Tuner, AMessagePaysItsShareOfTheFixedCost) {
+  const uint32_t first = 0;
+  for (const bool measured : {false, true}) {
+    const auto policy =
+        measured ? with(std::make_shared<MeasuredCost>()) : with(std::make_shared<AffineCost>(1000, 1e-3, Unit::kBits));
+    Tuner tuner(policy, {1000, 3000}, {});
+    tuner.begin({&first, 1}, 2000);
+    const double expected = policy->chooser(measured ? 0.5 : 0.25, 0, nullptr).utility(1, 1, 8);
+    EXPECT_DOUBLE_EQ(tuner.chooser(0, 1000)->utility(1, 1, 8), expected) << measured;
+    EXPECT_GT(expected, 1.5 * policy->chooser(1, 0, nullptr).utility(1, 1, 8));
+  }
+}
+
+TEST(Tuner, WeightsAreThoseOfTheParameter) {
+  const Weights given[] = {std::make_shared<const std::vector<double>>(4, 1.0),
+                           std::make_shared<const std::vector<double>>(std::vector<double>{1, 0.75, 0.5, 0.25})};
+  Tuner tuner(with(std::make_shared<AffineCost>(1, 1, Unit::kBits)), {4, 4}, {given[0], given[1]});
+  for (const uint32_t id : {0u, 1u}) {
+    tuner.begin({&id, 1}, 4);
+    EXPECT_TRUE(std::ranges::equal(tuner.chooser(id, 4)->weights(0, 4), *given[id])) << id;
+  }
+}
+
 TEST_P(TunerTest, EveryBucketIsASample) {
   const auto cost = std::make_shared<MeasuredCost>();
   Cluster c = cluster(with(cost));

@@ -108,6 +108,25 @@ TEST(Triggers, ALadderIsNotFooledByCancellation) {
   }
 }
 
+// A level's error counts what its values lose by having fewer bits. r = (1 + 2^-9, 2^-4): the first entry, sent as 1,
+// leaves 2^-8 and 2^-18.
+TEST(Triggers, ALadderCountsWhatNarrowValuesLose) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    for (const double spare : {0x1p-19, 0x1p-17}) {
+      const std::string ladder = "AdaCGD([TopK(k=1, value_dtype='bf16'), TopK(k=2)], zeta=";
+      Endpoints ends(concat(ladder, 0x1p-8 + spare, ")"), 16, 1, dtype);
+      Vector x(dtype, 16);
+      x.set(3, 1 + 0x1p-9), x.set(4, 0x1p-4);
+      test::set(ends.senders[0].state(1), 3, 1 + 0x1p-9);
+      test::set(ends.senders[0].state(1), 4, 0x1p-4);
+      test::set(ends.senders[0].state(1), 9, 1.0);  // y: |x - y|^2 = 1
+      ends.senders[0].set_step(1);
+      ends.send(0, x);
+      EXPECT_EQ(ends.senders[0].level(), spare < 0x1p-18 ? 2 : 1) << name_of(dtype);
+    }
+  }
+}
+
 TEST(FirstSteps, AreDenseOrFromZero) {
   const struct {
     const char *dense, *zero, *codec;
