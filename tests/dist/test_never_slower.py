@@ -222,3 +222,19 @@ def alone(rank: int, world: int) -> dict[str, Any]:
 def test_one_rank():
     (stats,) = run_ranks(alone, 1)
     assert stats["policy"]["buckets"] == [] and stats["wire_bytes"] == 0
+
+
+def levels_that_are_gone(rank: int, world: int) -> None:
+    ddp = DDP(make_model(), bucket_cap_mb=TINY)
+    hook = tsq.attach(ddp)
+    train(ddp, None, rank, range(12))
+    hook.set_spec(FOUR)
+    for step in range(12, 22):
+        seen = hook.stats()["policy"]  # raised IndexError where it spoke of coarser levels
+        assert seen["ladder"] == [FOUR] and all(b == "dense" or b.endswith(FOUR) for a in seen["alternatives"] for b in a["buckets"])
+        hook.log_line()
+        train(ddp, None, rank, [step])
+
+
+def test_after_set_spec_statistics_know_the_one_level_that_is_left():
+    run_ranks(levels_that_are_gone, 2)
