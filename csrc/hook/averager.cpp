@@ -147,7 +147,7 @@ void Averager::average_as_chosen(const Layout& layout, View buffer) {
     else
       average_all_gather(layout, buffer);
   } catch (...) {
-    take_back();  // whatever throws comes before the first write to the buffer
+    take_back();  // whatever throws comes before the first write to the buffer, or has restored it
     add_owed(buffer, -1.0);
     throw;
   }
@@ -168,7 +168,7 @@ void Averager::finish_step(const Layout& layout) {
     states_.progress(id).fresh = false;
   }
   recorder_.buffer_bytes(transport_.buffer_bytes() + send_memory_.size() + average_memory_.size() +
-                         mean_memory_.size());
+                         spare_memory_.size());
 }
 
 void Averager::average_dense(View buffer) {
@@ -336,7 +336,7 @@ bool Averager::receive_piece(const Piece& piece, bool owner, std::span<const wir
 
 size_t Averager::average_own_shard(const Shard& shard, std::span<const Bytes> received, DType dtype, MutableBytes out) {
   const auto messages = check_messages(received, shard, /*owner=*/false, dtype, 0);
-  const View means{arena(mean_memory_, shard.numel * size_of(dtype)).data(), dtype, shard.numel};
+  const View means{arena(spare_memory_, shard.numel * size_of(dtype)).data(), dtype, shard.numel};
   wire::Writer writer(out, {.dtype = dtype,
                             .kind = wire::Kind::kAverage,
                             .sections = static_cast<uint32_t>(shard.down_sections),

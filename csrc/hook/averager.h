@@ -183,7 +183,7 @@ class Averager {
   std::map<std::vector<uint32_t>, Layout> layouts_;
   std::map<const Layout*, BucketSizes> sizes_;
   std::unique_ptr<Planner> planner_;  // or null
-  std::vector<uint8_t> send_memory_, average_memory_, mean_memory_;
+  std::vector<uint8_t> send_memory_, average_memory_, spare_memory_;
   Recorder recorder_;
 };
 

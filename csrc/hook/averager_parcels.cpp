@@ -7,25 +7,50 @@
 
 namespace tsq {
 
+namespace {
+
+/// The gradient as it was, slice by slice as it is overwritten. Unless release() was called, the buffer is restored.
+class Undo {
+ public:
+  /// Both of the same length; slices are saved from the front on.
+  Undo(View buffer, View memory) : buffer_(buffer), memory_(memory) {}
+  ~Undo() { std::memcpy(buffer_.data, memory_.data, end_ * size_of(buffer_.dtype)); }
+  Undo(const Undo&) = delete;
+  Undo& operator=(const Undo&) = delete;
+
+  ConstView save(const Piece& piece) {
+    const View from = buffer_.slice(piece.at, piece.numel), to = memory_.slice(piece.at, piece.numel);
+    std::memcpy(to.data, from.data, piece.numel * size_of(from.dtype));
+    end_ = piece.at + piece.numel;
+    return to;
+  }
+
+  void release() { end_ = 0; }
+
+ private:
+  const View buffer_, memory_;
+  size_t end_ = 0;  // saved so far, in elements
+};
+
+}  // namespace
+
 void Averager::average_parcels(const Layout& layout, View buffer) {
   const std::vector<Shard>& parcels = layout.parcels;
   std::vector<size_t> limits, places(1, 0);
-  size_t encoded = 0;
   for (const Shard& parcel : parcels) {
     limits.push_back(limit(parcel, /*owner=*/false));
     places.push_back(places.back() + ParcelStream::room(limits.back()));
   }
   const MutableBytes out = arena(send_memory_, places.back());
-  // Nothing is written to the buffer before all has arrived: till then every send can be taken back.
-  const View means{arena(mean_memory_, buffer.numel * size_of(buffer.dtype)).data(), buffer.dtype, buffer.numel};
   steps_.assign(parameters_.size(), std::nullopt);
+  Undo undo(buffer, {arena(spare_memory_, buffer.numel * size_of(buffer.dtype)).data(), buffer.dtype, buffer.numel});
   ParcelStream stream(*exchange_, transport_, limits, fixed(layout, /*owner=*/false), config_.clock);
   std::vector<bool> marked(parameters_.size());
+  size_t encoded = 0, saved = 0;  // parcels, slices
   for (size_t p = 0; p < parcels.size(); ++p) {
-    while (encoded < stream.ahead(p)) {
+    for (; encoded < stream.ahead(p); ++encoded) {
       const MutableBytes memory = out.subspan(places[encoded], ParcelStream::room(limits[encoded]));
       const size_t length = send_parcel(layout, encoded, buffer, memory.first(limits[encoded]));
-      ++encoded;
       const auto timer = recorder_.exchanging();
       stream.add(memory, length);
     }
@@ -36,17 +61,15 @@ void Averager::average_parcels(const Layout& layout, View buffer) {
     }
     const auto timer = recorder_.decoding();
     const auto messages = check_messages(arrived, parcels[p], /*owner=*/false, buffer.dtype, 0);
-    for (const Piece& piece : parcels[p].pieces)
-      if (std::ranges::any_of(messages, [&](const auto& m) { return m.sections[piece.up_section].non_finite; }))
+    for (const Piece& piece : parcels[p].pieces) {
+      sent_[saved++].x = undo.save(piece);
+      if (!receive_piece(piece, /*owner=*/false, messages, buffer.slice(piece.at, piece.numel)))
         marked[piece.parameter] = true;
-    const bool last = p + 1 == parcels.size();
-    if (last) undo_marked(marked);
-    for (const Piece& piece : parcels[p].pieces)
-      receive_piece(piece, /*owner=*/false, messages, (last ? buffer : means).slice(piece.at, piece.numel));
+    }
   }
+  undo.release();
   const auto timer = recorder_.decoding();
-  const size_t numel = parcels.back().pieces.front().at;  // parcels follow each other in the buffer
-  std::memcpy(buffer.data, means.data, numel * size_of(buffer.dtype));
+  undo_marked(marked);
   for (const Piece& piece : layout.whole.pieces)
     if (marked[piece.parameter]) fill_nan(buffer.slice(piece.at, piece.numel));
   recorder_.hidden(stream.travelled() - stream.waited());
