@@ -6,6 +6,13 @@
 
 namespace tsq {
 
+namespace {
+
+constexpr double kSeen = 0.2;    // of a frame's time, waited for: not only what taking it out of the transport needs
+constexpr double kEnough = 0.3;  // of all bytes
+
+}  // namespace
+
 ParcelStream::ParcelStream(Exchange& exchange, Transport& transport, std::vector<size_t> limits, bool fixed,
                            const Clock& clock)
     : exchange_(exchange),
@@ -35,7 +42,7 @@ void ParcelStream::agree_on_first() {
     take_lengths(p, of_ranks);
   }
   const double took = clock_() - begin;
-  travelled_ += took, waited_ += took;
+  agreement_ += took, waited_ += took;
 }
 
 void ParcelStream::take_lengths(size_t parcel, std::span<const size_t> lengths) {
@@ -61,6 +68,11 @@ void ParcelStream::start() {
   under_way_.push_back({frame, clock_()});
 }
 
+double ParcelStream::travelled() const {
+  if (timed_.bytes < kEnough * all_.bytes) return waited_;
+  return agreement_ + timed_.seconds * all_.bytes / timed_.bytes;
+}
+
 std::vector<Bytes> ParcelStream::receive() {
   const size_t p = received_++, next = p + Exchange::kUnderWay, more = fixed_ ? 0 : kNextBytes;
   const auto [frame, started] = under_way_.front();
@@ -69,8 +81,10 @@ std::vector<Bytes> ParcelStream::receive() {
   const double begin = clock_();
   exchange_.finish_all_gather(all);
   const double now = clock_();
-  waited_ += now - begin;
-  travelled_ += now - std::max(started, last_arrival_);
+  const double waited = now - begin, took = now - std::max(started, last_arrival_);
+  waited_ += waited;
+  all_.bytes += static_cast<double>(frame);
+  if (waited > kSeen * took) timed_.bytes += static_cast<double>(frame), timed_.seconds += took;
   last_arrival_ = now;
   std::vector<Bytes> messages;
   std::vector<size_t> nexts;

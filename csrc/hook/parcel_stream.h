@@ -41,8 +41,10 @@ class ParcelStream {
   /// Everybody's message of the next parcel in rank order, valid until the next call; empty where the length is 0.
   std::vector<Bytes> receive();
 
-  /// Seconds in which a frame was under way, and those of them that were waited for.
-  double travelled() const { return travelled_; }
+  /// Seconds that the frames took on their way, by those that were waited for: when another arrived is not known. Where
+  /// they are too few (the link is faster than what makes and reads messages) no more than was waited.
+  double travelled() const;
+  /// Seconds that were waited.
   double waited() const { return waited_; }
 
  private:
@@ -75,7 +77,11 @@ class ParcelStream {
   std::deque<Started> under_way_;
   size_t started_ = 0, received_ = 0;
   std::vector<uint8_t> frames_;
-  double last_arrival_ = 0, travelled_ = 0, waited_ = 0;
+  double last_arrival_ = 0, waited_ = 0, agreement_ = 0;
+  struct Sum {
+    double bytes = 0, seconds = 0;
+  };
+  Sum timed_, all_;  // frames whose arrival was seen, and all
 };
 
 }  // namespace tsq

@@ -119,6 +119,7 @@ void NeverSlower::begin_regime(double exchange) {
   for (const Choice& c : settled_) starts += cost_of(c.kind).c0;
   const auto of_bytes = [&](double seconds) { return std::max(seconds - starts, kLeastBytes * seconds); };
   const double factor = of_bytes(exchange) / of_bytes(reference_exchange_);
+  if (glanced_ && std::isfinite(factor) && factor > 0) glanced_->c1 *= factor;
   for (auto& cost : costs_) {  // what was measured is from now on where the next samples begin
     if (!cost) continue;
     const Line line = cost->fit();
@@ -135,7 +136,11 @@ Line NeverSlower::cost_of(ExchangeKind kind) const {
   if (costs_[k]) return costs_[k]->fit();
   for (size_t other = 0; other < kExchangeKinds; ++other) {  // the same link: other collectives, the same bytes
     const Line line = costs_[other] ? costs_[other]->fit() : Line{};
-    if (line.c0 + line.c1 > 0) return {line.c0 * kCollectives[k] / kCollectives[other], line.c1};
+    if (line.c0 + line.c1 <= 0) continue;
+    // Seconds beside a backward pass are seconds of the cores too. What was seen of the idle link bounds what its bytes
+    // cost: a kind of exchange that looks too dear is never tried.
+    const double c1 = glanced_ ? std::min(line.c1, glanced_->c1) : line.c1;
+    return {line.c0 * kCollectives[k] / kCollectives[other], c1};
   }
   if (glanced_) return {glanced_->c0 * kCollectives[k], glanced_->c1};
   return MeasuredCost::Config{}.prior;

@@ -123,6 +123,59 @@ TEST(ParcelStream, FailureAtAnyCollectiveLeavesNoTrace) {
     }
 }
 
+/// Frames take `seconds` each, one after the other.
+class TimedExchange final : public Exchange {
+ public:
+  TimedExchange(double seconds, double& clock) : seconds_(seconds), clock_(clock) {}
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+
+ private:
+  void do_all_gather(Bytes mine, MutableBytes all) override { std::ranges::copy(mine, all.begin()); }
+  void do_all_to_all(Bytes, std::span<const size_t>, MutableBytes, std::span<const size_t>) override {}
+  void do_all_reduce_mean(View) override {}
+  void do_start_all_gather(Bytes mine) override {
+    Exchange::do_start_all_gather(mine);
+    arrivals_.push_back(last_ = std::max(last_, clock_) + seconds_);
+  }
+  void do_finish_all_gather(MutableBytes all) override {
+    Exchange::do_finish_all_gather(all);
+    clock_ = std::max(clock_, arrivals_.front());
+    arrivals_.pop_front();
+  }
+
+  const double seconds_;
+  double& clock_;
+  double last_ = 0;
+  std::deque<double> arrivals_;
+};
+
+TEST(ParcelStream, TellsWhatTheLinkTook) {
+  constexpr size_t kParcels = 20;
+  for (const double seconds : {0.01, 0.1, 1.0, 5.0}) {  // a parcel takes half a second to make, and as much to read
+    double now = 100;
+    TimedExchange exchange(seconds, now);
+    Transport transport(exchange);
+    const Clock clock = [&] { return now; };
+    ParcelStream stream(exchange, transport, std::vector<size_t>(kParcels, 40), /*fixed=*/true, clock);
+    std::vector<uint8_t> memory(kParcels * ParcelStream::room(40));
+    size_t added = 0;
+    for (size_t p = 0; p < kParcels; ++p) {
+      for (; added < stream.ahead(p); ++added) {
+        now += 0.5;
+        stream.add(MutableBytes(memory).subspan(added * ParcelStream::room(40), ParcelStream::room(40)), 40);
+      }
+      EXPECT_EQ(stream.receive().size(), 1u);
+      now += 0.5;
+    }
+    if (seconds > 1)
+      EXPECT_NEAR(stream.travelled(), kParcels * seconds, 0.1 * kParcels * seconds);
+    else
+      EXPECT_LE(stream.travelled(), kParcels * seconds);  // never dearer than it is
+    EXPECT_LE(stream.waited(), stream.travelled());
+  }
+}
+
 TEST(ParcelStream, AParameterThatTookNoPartIsHeld) {
   const std::string spec = "ErrorFeedback(UniformStep(bits=1.0))";
   Cluster cut(2, DType::kFloat32, model(spec), {.hold_unused = true, .parcels = kAlways}),
