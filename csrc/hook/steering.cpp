@@ -55,7 +55,6 @@ void Steering::glance() {
   }
   const double bytes = last.bytes - first.bytes, seconds = std::max(0.0, last.seconds - first.seconds);
   policy_.expect(bytes > 0 ? Line{first.seconds, seconds / bytes} : Line{0, last.seconds / last.bytes});
-  glanced_ = true;
   publish();
 }
 
@@ -70,11 +69,9 @@ double Steering::least_of_ranks(float seconds) {
 }
 
 Choice Steering::next(std::span<const uint32_t> ids, const BucketSizes& sizes, double ready) {
-  if (!glanced_) glance();
-  if (current_.empty()) {
-    if (!known_.empty() && window_.size() == policy_.window()) decide();
-    first_ready_ = ready;
-  }
+  if (current_.empty() && !known_.empty() && window_.size() == policy_.window()) decide();
+  if (policy_.wants_glance()) glance();
+  if (current_.empty()) first_ready_ = ready;
   const size_t place = current_.size();
   current_.emplace_back(ids.begin(), ids.end());
   sizes_.push_back(sizes);

@@ -21,8 +21,8 @@ class Steering {
   Steering(const NeverSlowerConfig& config, Exchange& exchange, Clock clock);
 
   /// How the bucket travels that comes now. `ready`: when it was handed over, by the clock. Collective if this is the
-  /// first bucket of all, or a step's first one and a window has ended. Throws what the exchange throws, and
-  /// std::runtime_error if the ranks do not stand at the same decision.
+  /// first bucket of all, or a step's first one and a window has ended (the link is looked at again where it changed).
+  /// Throws what the exchange throws, and std::runtime_error if the ranks do not stand at the same decision.
   Choice next(std::span<const uint32_t> ids, const BucketSizes& sizes, double ready);
 
   /// True if this bucket is of the first step under a new plan: its compression error is wanted.
@@ -65,7 +65,7 @@ class Steering {
   uint64_t agreements_ = 0;
   std::atomic<uint64_t> allowed_;
   uint64_t levels_;  // that there are
-  bool glanced_ = false, wants_error_ = false;
+  bool wants_error_ = false;
 
   mutable std::mutex mutex_;
   PolicyReport report_;  // guarded by mutex_

@@ -45,6 +45,7 @@ NeverSlower::NeverSlower(NeverSlowerConfig config)
 
 void NeverSlower::expect(const Line& link) {
   glanced_ = link;
+  if (!plans_.empty()) return;
   reason_ = link.c1 > 0 ? concat("first guess: a glance at the link saw ", std::round(8e-6 / link.c1), " Mbit/s")
                         : "first guess: a glance at the link saw no limit";
 }
@@ -119,7 +120,7 @@ void NeverSlower::begin_regime(double exchange) {
   for (const Choice& c : settled_) starts += cost_of(c.kind).c0;
   const auto of_bytes = [&](double seconds) { return std::max(seconds - starts, kLeastBytes * seconds); };
   const double factor = of_bytes(exchange) / of_bytes(reference_exchange_);
-  if (glanced_ && std::isfinite(factor) && factor > 0) glanced_->c1 *= factor;
+  glanced_.reset();            // of another link
   for (auto& cost : costs_) {  // what was measured is from now on where the next samples begin
     if (!cost) continue;
     const Line line = cost->fit();

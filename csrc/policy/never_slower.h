@@ -15,7 +15,7 @@
 //
 // Note [Regimes]. Spans measured while the link was another are worth nothing. The settled plan's exchange seconds are
 // compared with those when it was chosen; where they have changed for three steps, what bytes cost is scaled by the
-// same factor, and nothing else that is known of plans counts as measured: a new regime.
+// same factor, and nothing else that is known of plans counts as measured: a new regime. The link is looked at again.
 #pragma once
 
 #include <cstdint>
@@ -88,6 +88,9 @@ class NeverSlower {
   /// What a glance at the link has shown, the same on all ranks: seconds = c0 + c1 * bytes of one all_gather. Counts
   /// until exchanges of gradients have been measured. Note [First guess].
   void expect(const Line& link);
+
+  /// True if the link is to be looked at, before anything else: nothing is known of it, or it has changed.
+  bool wants_glance() const { return !glanced_; }
 
   /// How a bucket of which nothing is measured travels.
   Choice first_guess(const BucketSizes& bucket) const;
