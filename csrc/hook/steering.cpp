@@ -14,7 +14,7 @@ namespace {
 
 // Of messages that show what the link is like: to the first that takes long enough to be told from noise and from what
 // buffers on the way take at once.
-constexpr size_t kGlances[] = {size_t{1} << 12, size_t{1} << 16, size_t{1} << 18, size_t{1} << 20};
+constexpr size_t kGlances[] = {size_t{1} << 12, size_t{1} << 13, size_t{1} << 16, size_t{1} << 18, size_t{1} << 20};
 constexpr double kLongEnough = 15e-3;
 
 constexpr size_t kFields = sizeof(BucketTiming) / sizeof(float);
@@ -51,7 +51,7 @@ void Steering::glance() {
     const auto took = static_cast<float>(clock_() - begin);
     last = {static_cast<double>(size) * (exchange_.size() - 1), least_of_ranks(took)};
     if (first.bytes == 0) first = last;
-    if (last.seconds > kLongEnough) break;
+    if (last.seconds - first.seconds > kLongEnough) break;  // latency is in both
   }
   const double bytes = last.bytes - first.bytes, seconds = std::max(0.0, last.seconds - first.seconds);
   policy_.expect(bytes > 0 ? Line{first.seconds, seconds / bytes} : Line{0, last.seconds / last.bytes});

@@ -24,6 +24,7 @@ constexpr double kForget = 0.9;         // MeasuredCost::Config::keep
 constexpr double kFirstGuess = 0.5;     // of the time of a dense exchange
 constexpr double kFirstCodec = 1.5e-9;  // seconds per element and direction until something was measured
 constexpr double kHiding = 1.5;         // of what is to hide: if it did not, measuring would not tell that it was this
+constexpr double kFaster = 3;           // times: what two glances at one link do not differ by
 constexpr double kEnds = 0.2;           // of parcels: the first ones' encoding, the last one's decoding
 constexpr double kErrorLife = 1000;     // steps until a level with too large an error may be tried again
 constexpr double kCollectives[kExchangeKinds] = {1, 2, 4};  // lengths that depend on data travel first
@@ -44,7 +45,16 @@ NeverSlower::NeverSlower(NeverSlowerConfig config)
 }
 
 void NeverSlower::expect(const Line& link) {
+  const bool faster = glanced_before_ && kFaster * link.c1 < glanced_before_->c1;
   glanced_ = link;
+  glanced_before_.reset();
+  if (faster) {  // what was measured of plans and exchanges that are not in use was of another link
+    for (Candidate& c : plans_)
+      if (c.plan != settled_) c.spans.clear();
+    for (size_t k = 0; k < kExchangeKinds; ++k)
+      if (std::none_of(settled_.begin(), settled_.end(), [&](const Choice& c) { return index_of(c.kind) == k; }))
+        costs_[k].reset();
+  }
   if (!plans_.empty()) return;
   reason_ = link.c1 > 0 ? concat("first guess: a glance at the link saw ", std::round(8e-6 / link.c1), " Mbit/s")
                         : "first guess: a glance at the link saw no limit";
@@ -120,7 +130,8 @@ void NeverSlower::begin_regime(double exchange) {
   for (const Choice& c : settled_) starts += cost_of(c.kind).c0;
   const auto of_bytes = [&](double seconds) { return std::max(seconds - starts, kLeastBytes * seconds); };
   const double factor = of_bytes(exchange) / of_bytes(reference_exchange_);
-  glanced_.reset();            // of another link
+  glanced_.reset();  // of another link
+  looked_at_ = steps_, look_ = kFirstRetry;
   for (auto& cost : costs_) {  // what was measured is from now on where the next samples begin
     if (!cost) continue;
     const Line line = cost->fit();
@@ -341,7 +352,16 @@ void NeverSlower::choose() {
     trial_ = again;
     retrial_ = true;
     ++trials_;
+  } else if (!is_dense(settled_) && steps_ - looked_at_ >= look_) {
+    look_again();
   }
+}
+
+void NeverSlower::look_again() {
+  glanced_before_ = glanced_;
+  glanced_.reset();
+  looked_at_ = steps_;
+  look_ = std::min(kLastRetry, 2 * look_);
 }
 
 /// True if `best` compresses and dense, which it has to beat, is only estimated and not hopeless by far.

@@ -15,7 +15,9 @@
 //
 // Note [Regimes]. Spans measured while the link was another are worth nothing. The settled plan's exchange seconds are
 // compared with those when it was chosen; where they have changed for three steps, what bytes cost is scaled by the
-// same factor, and nothing else that is known of plans counts as measured: a new regime. The link is looked at again.
+// same factor, and nothing else that is known of plans counts as measured: a new regime. The link is looked at again,
+// as it is from time to time where buckets are compressed: an exchange that hides does not tell that the link got
+// faster.
 #pragma once
 
 #include <cstdint>
@@ -89,7 +91,8 @@ class NeverSlower {
   /// until exchanges of gradients have been measured. Note [First guess].
   void expect(const Line& link);
 
-  /// True if the link is to be looked at, before anything else: nothing is known of it, or it has changed.
+  /// True if the link is to be looked at, before anything else: nothing is known of it, it has changed, or it was long
+  /// ago.
   bool wants_glance() const { return !glanced_; }
 
   /// How a bucket of which nothing is measured travels.
@@ -150,12 +153,14 @@ class NeverSlower {
   size_t settled_index() const;
   void choose();
   bool needs_dense(size_t best) const;
+  void look_again();
   std::optional<size_t> due_for_retrial() const;
   std::string reason_of(size_t best) const;
 
   const NeverSlowerConfig config_;
   size_t usable_;
-  std::optional<Line> glanced_;
+  std::optional<Line> glanced_, glanced_before_;
+  uint64_t looked_at_ = 0, look_ = kFirstRetry;  // step, and steps to the next look
   std::vector<BucketSizes> buckets_;
   Plan settled_;
   std::vector<Candidate> plans_;  // 0: dense

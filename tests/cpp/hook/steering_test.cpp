@@ -42,6 +42,13 @@ TEST(Steering, GlanceFindsTheRate) {
   }
 }
 
+TEST(Steering, GlanceTellsLatencyFromRate) {
+  Simulated job({});
+  job.link = {0.05, 1e-8};  // a long way, 800 Mbit/s
+  job.step();
+  EXPECT_NEAR(job.averagers[0]->policy()->costs[static_cast<size_t>(ExchangeKind::kAllGather)].c1, 1e-8, 1e-9);
+}
+
 TEST(Steering, FastLinkStaysDense) {
   Simulated job({.codec = 0.02});
   double total = 0;
@@ -89,6 +96,18 @@ TEST(Steering, FollowsTheLinkWithin30Steps) {
       EXPECT_TRUE(job.dense()) << offset;
       EXPECT_FALSE(job.on_trial()) << offset;
     }
+}
+
+TEST(Steering, SeesAFasterLinkBehindAnExchangeThatDoesNotTell) {
+  SimulatedConfig config{.ladder = {kOne}, .codec = 0.02};
+  Simulated job(config);
+  job.link = {0.03, 6e-6};  // dense: 0.6 s; 1 bit: 0.11 s, most of it starts of exchanges
+  job.steps(40);
+  EXPECT_FALSE(job.dense());
+  job.link = {0.03, 1e-9};  // now dense is 0.09 s, and 1 bit that and its codec
+  job.steps(160);
+  EXPECT_TRUE(job.dense());
+  EXPECT_FALSE(job.on_trial());
 }
 
 TEST(Steering, DenseWhereTheExchangeHides) {  // the first bucket travels while the others are computed
