@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from . import _C
+from .checks import check_finite, checked_price, checked_rates, is_finite
 
 VERSION = 2
 MODES = ("rank", "mean")
@@ -70,11 +71,9 @@ def load(core: _C.Hook, state_dict: Mapping[str, Any], identity: Mapping[str, An
 
 def _check_numbers(state_dict: Mapping[str, Any]) -> None:
     scale = state_dict["loss_scale"]
-    if scale is not None and not (_is_finite(scale) and scale > 0):
+    if scale is not None and not (is_finite(scale) and scale > 0):
         raise ValueError(f"state_dict: loss_scale: expected None or a finite number above 0, got {scale!r}")
-    price = state_dict.get("price", 0.0)
-    if not (_is_finite(price) and price >= 0):
-        raise ValueError(f"state_dict: price: expected a finite number of at least 0, got {price!r}")
+    checked_price(state_dict.get("price", 0.0), "state_dict: price")
 
 
 def _progress(name: str, entry: Any) -> tuple[int, bool, list[float], list[float]]:
@@ -87,10 +86,8 @@ def _progress(name: str, entry: Any) -> tuple[int, bool, list[float], list[float
         raise ValueError(f"state_dict: {name}: steps: expected 0 to 2**64 - 1, got {steps!r}")
     if not isinstance(fresh, bool):
         raise ValueError(f"state_dict: {name}: fresh: expected a bool, got {fresh!r}")
-    for key, value in zip(PROGRESS[2:], rates, strict=True):
-        if not isinstance(value, (list, tuple)) or not all(_is_finite(rate) and rate > 0 for rate in value):
-            raise ValueError(f"state_dict: {name}: {key}: expected a list of finite numbers above 0, got {value!r}")
-    return steps, fresh, rates[0], rates[1]
+    up, down = (checked_rates(value, f"state_dict: {name}: {key}") for key, value in zip(PROGRESS[2:], rates, strict=True))
+    return steps, fresh, up, down
 
 
 def _side_and_name(name: str, key: Any) -> tuple[str, str]:
@@ -123,16 +120,10 @@ def _load_running(core: _C.Hook, running: Any, identity: Mapping[str, Any]) -> N
 
 
 def _finite(name: str, values: Any) -> torch.Tensor:
-    """State holds finite numbers always: others would never leave it."""
     if not isinstance(values, torch.Tensor):
         raise ValueError(f"state_dict: {name}: expected a torch.Tensor, got {type(values).__name__}")
-    if not bool(values.isfinite().all()):
-        raise ValueError(f"state_dict: {name}: expected finite numbers, found Inf or NaN")
+    check_finite(values, f"state_dict: {name}")
     return values
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_count(value: Any) -> bool:
@@ -153,7 +144,7 @@ def checked_measured(given: Any) -> list[float] | None:
         raise ValueError(f"state_dict: measured: expected None or a mapping of {', '.join(MEASURED)}, got {given!r}")
     for key, value in given.items():
         least, range_ = (-math.inf, "") if key == "covariance" else (0.0, " of at least 0")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
+        if not is_finite(value) or value < least:
             raise ValueError(f"state_dict: measured: {key}: expected a finite number{range_}, got {value!r}")
     samples, weight = given["samples"], given["weight"]
     if (samples > 0) != (weight > 0):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from . import _C, policies
+from .checks import check_finite, checked_price, checked_rates
 from .parser import parse, to_text
 from .policies import Policy
 from .smoothness import Smoothness, handles_of
@@ -229,32 +229,6 @@ class Receiver:
         self._receiver.load_state(dict(state_dict["state"]), state_dict["step"])
 
 
-def checked_rates(value: object, name: str) -> list[float]:
-    """Factors on target rates. One that is not positive would have nothing sent from then on."""
-    if isinstance(value, (list, tuple)) and all(_is_number(rate) and 0 < rate < math.inf for rate in value):
-        return [float(rate) for rate in value]
-    raise ValueError(f"{name}: expected a list of finite numbers above 0, got {value!r}")
-
-
-def checked_price(value: object, name: str) -> float:
-    """What a unit of cost is charged."""
-    if not _is_number(value) or not 0 <= value < math.inf:  # type: ignore[operator]
-        raise ValueError(f"{name}: expected a finite number of at least 0, got {value!r}")
-    return float(value)  # type: ignore[arg-type]
-
-
-def checked_vector(value: object, name: str) -> None:
-    """A vector of state holds finite numbers always: others would never leave it."""
-    if not isinstance(value, torch.Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    if not bool(value.isfinite().all()):
-        raise ValueError(f"{name}: expected finite numbers, found Inf or NaN")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _check_state(state_dict: Mapping[str, Any], keys: set[str], spec: Spec) -> None:
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict: expected a mapping, got {type(state_dict).__name__}")
@@ -266,7 +240,9 @@ def _check_state(state_dict: Mapping[str, Any], keys: set[str], spec: Spec) -> N
     if not isinstance(state_dict["state"], Mapping):
         raise TypeError(f"state_dict: state: expected a mapping, got {type(state_dict['state']).__name__}")
     for name, vector in state_dict["state"].items():
-        checked_vector(vector, f"state_dict: state: {name}")
+        if not isinstance(vector, torch.Tensor):
+            raise TypeError(f"state_dict: state: {name}: expected a torch.Tensor, got {type(vector).__name__}")
+        check_finite(vector, f"state_dict: state: {name}")
 
 
 def _tensor(value: object, argument: str) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import _C, checkpoint, policies, watch
 from .assignment import Exempt, Strides, assign, in_memory_order, strides_of
+from .checks import is_finite
 from .mechanisms import Bidirectional
 from .never_slower import LADDER, NeverSlower, explain
 from .optimizers import OptimizerWatch
@@ -74,7 +75,7 @@ class Hook:
 
         The first call only takes note. Cheap; call it before every backward under a GradScaler.
         """
-        if isinstance(scale, bool) or not (isinstance(scale, (int, float)) and math.isfinite(scale) and scale > 0):
+        if not (is_finite(scale) and scale > 0):
             raise ValueError(f"scale: expected a positive finite number, got {scale!r}")
         if self._loss_scale is not None and scale != self._loss_scale:
             self._core.scale_state(scale / self._loss_scale)

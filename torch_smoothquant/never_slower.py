@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _C
+from .checks import is_finite
 from .mechanisms import Bidirectional
 from .parser import parse, to_text
 from .policy import CAT, Fixed
@@ -70,13 +71,13 @@ class NeverSlower:
             raise TypeError(f"NeverSlower: ladder: expected a sequence of specs or None, got {self.ladder!r}")
         if self.ladder is not None:
             object.__setattr__(self, "ladder", tuple(self.ladder))
-        if self.max_error is not None and not (_is_number(self.max_error) and self.max_error > 0):
+        if self.max_error is not None and not (is_finite(self.max_error) and self.max_error > 0):
             raise ValueError(f"NeverSlower: max_error: expected a positive number or None, got {self.max_error!r}")
         if self.metric not in (None, *METRICS):
             raise ValueError(f"NeverSlower: metric: expected None, {' or '.join(map(repr, METRICS))}, got {self.metric!r}")
         if self.metric is not None and (self.ladder is not None or self._spec is not None):
             raise ValueError("NeverSlower: metric: expected None beside a ladder or a spec, between which it does not choose")
-        if not (_is_number(self.min_gain) and 0 <= self.min_gain < 1):
+        if not (is_finite(self.min_gain) and 0 <= self.min_gain < 1):
             raise ValueError(f"NeverSlower: min_gain: expected a number in [0, 1), got {self.min_gain!r}")
         if self.senders is None:
             self.levels(None)
@@ -117,10 +118,6 @@ class NeverSlower:
     def limits(self) -> tuple[float, float]:
         """(max_error, min_gain) for the compiled part."""
         return (math.inf if self.max_error is None else float(self.max_error)), float(self.min_gain)
-
-
-def _is_number(x: object) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def explain(core: _C.Hook, levels: Sequence[str]) -> dict[str, Any]:

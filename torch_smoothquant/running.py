@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+from .checks import is_finite
 
 KINDS = ("second_moment", "secant", "hutchinson", "kronecker")
 METRICS = ("sgd", "adam")
@@ -48,9 +49,9 @@ class Running:
         for name, choices in (("kind", KINDS), ("metric", METRICS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"Running: {name}: expected one of {', '.join(map(repr, choices))}, got {getattr(self, name)!r}")
-        if not (_is_real(self.decay) and 0 <= self.decay < 1):
+        if not (is_finite(self.decay) and 0 <= self.decay < 1):
             raise ValueError(f"Running: decay: expected a number in [0, 1), got {self.decay!r}")
-        if not (_is_real(self.floor) and 0 < self.floor <= 1):
+        if not (is_finite(self.floor) and 0 < self.floor <= 1):
             raise ValueError(f"Running: floor: expected a number in (0, 1], got {self.floor!r}")
         for name, least in (("warmup", 0), ("interval", 1), ("largest_side", 2)):
             value = getattr(self, name)
@@ -74,7 +75,3 @@ def check_running(smoothness: object) -> Running | None:
         return smoothness
     raise TypeError(f"smoothness: expected Running(...), an estimate of a network in training, got {type(smoothness).__name__}; smoothness "
                     "that is known beforehand goes to Sender(..., smoothness=...) and Receiver(..., smoothness=[...])")
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -24,14 +24,15 @@ ARROWS = {
 MAY_USE_TORCH = {"bindings", "ops"}  # whole rooms; besides these, by file:
 TORCH_FILES = {"common/torch_dtype.h", *(f"{stem}.{end}" for stem in ("hook/comm_hook", "exchange/process_group") for end in ("h", "cpp"))}
 PYTHON_ARROWS = {"smoothness": {"_C"}, "spec": {"_C", "smoothness"}, "compressors": {"spec"}, "mechanisms": {"spec"},
-                 "parser": {"_C", "compressors", "mechanisms", "spec"}, "endpoint": {"_C", "parser", "policies", "smoothness", "spec"},
-                 "hook": {"_C", "assignment", "mechanisms", "never_slower", "optimizers", "parser", "policies", "running", "spec",
+                 "parser": {"_C", "compressors", "mechanisms", "spec"}, "checks": set(),
+                 "endpoint": {"_C", "checks", "parser", "policies", "smoothness", "spec"},
+                 "hook": {"_C", "assignment", "checks", "mechanisms", "never_slower", "optimizers", "parser", "policies", "running", "spec",
                           "checkpoint", "watch"},
-                 "running": set(), "optimizers": set(),
+                 "running": {"checks"}, "optimizers": set(),
                  "assignment": {"parser", "spec"},
-                 "policy": {"_C"}, "never_slower": {"_C", "mechanisms", "parser", "policy", "running", "spec"},
+                 "policy": {"_C"}, "never_slower": {"_C", "checks", "mechanisms", "parser", "policy", "running", "spec"},
                  "policies": {"_C", "assignment", "never_slower", "parser", "policy", "spec"},
-                 "checkpoint": {"_C"}, "watch": {"_C", "never_slower"}, "_build": set()}
+                 "checkpoint": {"_C", "checks"}, "watch": {"_C", "never_slower"}, "_build": set()}
 # the reference must not see the library that it judges; inside it the codecs see wire and philox, and codec 1's payload
 REFERENCE_ARROWS = {"wire": set(), "philox": set(), "mixed": {"quantizer"}, "codes": {"quantizer"}, "values": {"quantizer"},
                     "sparse": {"values"}, "subset": {"sparse", "values"}, "dithering": {"levels"}, "stepped": {"dithering", "levels"}}
