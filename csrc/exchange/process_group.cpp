@@ -53,14 +53,15 @@ class ProcessGroupExchange final : public Exchange {
     }
   }
 
-  void do_all_gather(Bytes mine, MutableBytes all) override {
-    const size_t count = std::max<size_t>(1, (mine.size() + kChunk - 1) / kChunk);
+  Work gather(at::Tensor in, at::Tensor out) {
     c10d::AllgatherOptions options;
     options.timeout = timeout_;
-    if (count == 1) {
-      at::Tensor in = wrap(mine.data(), mine.size()), out = wrap(all.data(), all.size());
-      return wait(group_->all_gather_single(out, in, options));
-    }
+    return group_->all_gather_single(out, in, options);
+  }
+
+  void do_all_gather(Bytes mine, MutableBytes all) override {
+    const size_t count = std::max<size_t>(1, (mine.size() + kChunk - 1) / kChunk);
+    if (count == 1) return wait(gather(wrap(mine.data(), mine.size()), wrap(all.data(), all.size())));
     const size_t world = static_cast<size_t>(size());
     const auto part = [&](size_t k) { return Range{mine.size() * k / count, mine.size() * (k + 1) / count}; };
     staging_.resize(kWindow * world * (mine.size() / count + 1));
@@ -68,9 +69,7 @@ class ProcessGroupExchange final : public Exchange {
     train(
         count,
         [&](size_t k) {
-          at::Tensor in = wrap(mine.data() + part(k).begin, part(k).size()),
-                     out = wrap(slot(k), world * part(k).size());
-          return group_->all_gather_single(out, in, options);
+          return gather(wrap(mine.data() + part(k).begin, part(k).size()), wrap(slot(k), world * part(k).size()));
         },
         [&](size_t k) {
           for (size_t r = 0; r < world; ++r)
@@ -83,9 +82,7 @@ class ProcessGroupExchange final : public Exchange {
     const auto bytes = static_cast<int64_t>(mine.size());
     Started next{at::empty({bytes}, at::kByte), at::empty({bytes * size()}, at::kByte), {}};
     std::memcpy(next.in.data_ptr(), mine.data(), mine.size());
-    c10d::AllgatherOptions options;
-    options.timeout = timeout_;
-    next.work = group_->all_gather_single(next.out, next.in, options);
+    next.work = gather(next.in, next.out);
     started_.push_back(std::move(next));
   }
 

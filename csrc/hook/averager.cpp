@@ -136,6 +136,7 @@ void Averager::average_as_chosen(const Layout& layout, View buffer) {
     return;
   }
   sent_.clear();
+  steps_.clear();
   tuner_.begin(layout.ids, layout.numel);
   const Tuner::Bucket before = spent();
   inspect_all(layout, buffer);
@@ -244,16 +245,17 @@ void Averager::inspect_all(const Layout& layout, ConstView buffer) {
   }
 }
 
-wire::Header Averager::header_of(const Shard& shard, DType dtype) const {
+wire::Header Averager::header_of(const Shard& shard, bool owner, DType dtype) const {
   return {.dtype = dtype,
-          .sections = static_cast<uint32_t>(shard.up_sections),
+          .kind = owner ? wire::Kind::kAverage : wire::Kind::kWorker,
+          .sections = static_cast<uint32_t>(owner ? shard.down_sections : shard.up_sections),
           .rank = static_cast<uint32_t>(exchange_->rank()),
           .step = sequence_};
 }
 
 size_t Averager::send_shard(const Shard& shard, ConstView buffer, MutableBytes out) {
   const auto timer = recorder_.encoding();
-  wire::Writer writer(out, header_of(shard, buffer.dtype));
+  wire::Writer writer(out, header_of(shard, /*owner=*/false, buffer.dtype));
   const size_t first = sent_.size();
   for (const Piece& piece : shard.pieces)
     send_piece(piece, /*owner=*/false, delivery_[piece.parameter], buffer.slice(piece.at, piece.numel), writer);
@@ -278,15 +280,14 @@ wire::Message Averager::skipped_message(const Shard& shard, bool owner) const {
   return message;
 }
 
-void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out,
-                          std::optional<float> step) {
+void Averager::send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out) {
   Parts parts(x.numel, out.payload(), states_.progress(piece.parameter).rates[owner]);
   const bool watched = delivery == Delivery::kSend && !owner;
   const bool now = steering_ && steering_->wants_error();
   if (watched) recorder_.watch(piece, x, states_, /*before=*/true, now);
   StepKey key = key_of(piece, owner);
   key.encode.chooser = tuner_.chooser(piece.parameter, piece.numel);
-  key.encode.step = step;
+  if (!steps_.empty()) key.encode.step = steps_[piece.parameter];
   const bool changed = send_slice(mechanism(piece, owner), delivery, x,
                                   states_.of(owner ? Side::kOwner : Side::kWorker, piece), key, parts);
   for (const wire::Section& section : parts.sections()) out.add(section);
@@ -337,11 +338,7 @@ bool Averager::receive_piece(const Piece& piece, bool owner, std::span<const wir
 size_t Averager::average_own_shard(const Shard& shard, std::span<const Bytes> received, DType dtype, MutableBytes out) {
   const auto messages = check_messages(received, shard, /*owner=*/false, dtype, 0);
   const View means{arena(spare_memory_, shard.numel * size_of(dtype)).data(), dtype, shard.numel};
-  wire::Writer writer(out, {.dtype = dtype,
-                            .kind = wire::Kind::kAverage,
-                            .sections = static_cast<uint32_t>(shard.down_sections),
-                            .rank = static_cast<uint32_t>(exchange_->rank()),
-                            .step = sequence_});
+  wire::Writer writer(out, header_of(shard, /*owner=*/true, dtype));
   const size_t first = sent_.size();
   size_t at = 0;
   for (const Piece& piece : shard.pieces) {

@@ -130,7 +130,7 @@ class Averager {
   StepKey key_of(const Piece& piece, bool owner) const;
   Tuner::Bucket spent() const;
   void inspect_all(const Layout& layout, ConstView buffer);
-  wire::Header header_of(const Shard& shard, DType dtype) const;
+  wire::Header header_of(const Shard& shard, bool owner, DType dtype) const;
   size_t send_shard(const Shard& shard, ConstView buffer, MutableBytes out);
   std::vector<wire::Message> check_messages(std::span<const Bytes> messages, const Shard& shard, bool owner,
                                             DType dtype, int first_rank) const;
@@ -138,8 +138,7 @@ class Averager {
   /// True if sent_ from `first` on holds skipped slices and nothing else: such a message does not travel.
   bool all_skipped(size_t first) const;
   wire::Message skipped_message(const Shard& shard, bool owner) const;
-  void send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out,
-                  std::optional<float> step = {});
+  void send_piece(const Piece& piece, bool owner, Delivery delivery, ConstView x, wire::Writer& out);
   bool receive_piece(const Piece& piece, bool owner, std::span<const wire::Message> messages, View out);
   void pay(const Layout& layout, View buffer);
   void add_owed(View buffer, double sign);
@@ -153,8 +152,7 @@ class Averager {
   /// With a plan of widths every parameter is one piece: its weights are shared out over the whole of it.
   bool in_parcels(const Layout& layout) const { return !layout.parcels.empty() && !planner_; }
   void average_parcels(const Layout& layout, View buffer);
-  size_t send_parcel(const Layout& layout, size_t number, ConstView buffer, MutableBytes out);
-  std::optional<float> common_step(const Layout& layout, const Piece& piece, ConstView buffer);
+  void find_steps(const Shard& parcel, ConstView buffer);
   void undo_marked(const Sent& sent);
   void undo_marked(const std::vector<bool>& marked);
   void average_sharded(const Layout& layout, View buffer);
@@ -175,11 +173,12 @@ class Averager {
   bool torn_ = false;
   uint64_t sequence_ = 0;  // of compressed buckets: the step in their messages' headers
   static constexpr uint8_t kWorkers = 1, kOwners = 2;
-  std::vector<uint8_t> may_owe_;             // by parameter: whose residuals may be other than zero
-  std::vector<Delivery> delivery_;           // by parameter, of the current bucket
-  std::vector<const Piece*> paid_;           // of the current bucket: what is owed went into these
-  std::vector<Sent> sent_;                   // of the current bucket, in the order of pieces
-  std::vector<std::optional<float>> steps_;  // by parameter, of the current bucket: UniformStep's, where it is cut
+  std::vector<uint8_t> may_owe_;    // by parameter: whose residuals may be other than zero
+  std::vector<Delivery> delivery_;  // by parameter, of the current bucket
+  std::vector<const Piece*> paid_;  // of the current bucket: what is owed went into these
+  std::vector<Sent> sent_;          // of the current bucket, in the order of pieces
+  std::vector<std::optional<float>>
+      steps_;  // by parameter, of the current bucket: UniformStep's, where it is cut; empty: in one message
   std::map<std::vector<uint32_t>, Layout> layouts_;
   std::map<const Layout*, BucketSizes> sizes_;
   std::unique_ptr<Planner> planner_;  // or null

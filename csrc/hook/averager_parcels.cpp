@@ -50,7 +50,8 @@ void Averager::average_parcels(const Layout& layout, View buffer) {
   for (size_t p = 0; p < parcels.size(); ++p) {
     for (; encoded < stream.ahead(p); ++encoded) {
       const MutableBytes memory = out.subspan(places[encoded], ParcelStream::room(limits[encoded]));
-      const size_t length = send_parcel(layout, encoded, buffer, memory.first(limits[encoded]));
+      find_steps(parcels[encoded], buffer);
+      const size_t length = send_shard(parcels[encoded], buffer, memory.first(limits[encoded]));
       const auto timer = recorder_.exchanging();
       stream.add(memory, length);
     }
@@ -89,27 +90,20 @@ void Averager::undo_marked(const std::vector<bool>& marked) {
     if (own[sent.piece->parameter]) sent.changed_state = false;  // the controller of the rate learns from whole steps
 }
 
-size_t Averager::send_parcel(const Layout& layout, size_t number, ConstView buffer, MutableBytes out) {
+/// What the pieces of a parameter that begins in this parcel have in common: before the first is sent, and the state
+/// another.
+void Averager::find_steps(const Shard& parcel, ConstView buffer) {
   const auto timer = recorder_.encoding();
-  const Shard& parcel = layout.parcels[number];
-  wire::Writer writer(out, header_of(parcel, buffer.dtype));
-  const size_t first = sent_.size();
-  for (const Piece& piece : parcel.pieces)
-    send_piece(piece, /*owner=*/false, delivery_[piece.parameter], buffer.slice(piece.at, piece.numel), writer,
-               common_step(layout, piece, buffer));
-  return all_skipped(first) ? 0 : writer.finish();
-}
-
-/// Of the whole parameter, found when its first piece is sent: afterwards the state is another.
-std::optional<float> Averager::common_step(const Layout& layout, const Piece& piece, ConstView buffer) {
-  std::optional<float>& step = steps_[piece.parameter];
-  if (piece.begin > 0 || delivery_[piece.parameter] != Delivery::kSend) return step;
-  const auto whole = std::ranges::find(layout.whole.pieces, piece.parameter, &Piece::parameter);
-  if (whole->numel == piece.numel) return step;
-  EncodeKey key = key_of(*whole, /*owner=*/false).encode;
-  if (const auto& rates = states_.progress(piece.parameter).rates[0]; !rates.empty()) key.rate = rates[0];
-  return step = mechanism(piece, /*owner=*/false)
-                    .common_step(buffer.slice(whole->at, whole->numel), states_.of(Side::kWorker, *whole), key);
+  for (const Piece& piece : parcel.pieces) {
+    Piece whole = piece;
+    whole.numel = parameters_[piece.parameter].numel;
+    if (piece.begin > 0 || piece.numel == whole.numel || delivery_[piece.parameter] != Delivery::kSend) continue;
+    EncodeKey key = key_of(whole, /*owner=*/false).encode;
+    if (const auto& rates = states_.progress(piece.parameter).rates[0]; !rates.empty()) key.rate = rates[0];
+    steps_[piece.parameter] =
+        mechanism(piece, /*owner=*/false)
+            .common_step(buffer.slice(whole.at, whole.numel), states_.of(Side::kWorker, whole), key);
+  }
 }
 
 }  // namespace tsq

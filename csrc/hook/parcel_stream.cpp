@@ -77,7 +77,7 @@ std::vector<Bytes> ParcelStream::receive() {
   const size_t p = received_++, next = p + Exchange::kUnderWay, more = fixed_ ? 0 : kNextBytes;
   const auto [frame, started] = under_way_.front();
   under_way_.pop_front();
-  const MutableBytes all = arena(frames_, world_ * frame);
+  const MutableBytes all = transport_.receive_memory(world_ * frame);
   const double begin = clock_();
   exchange_.finish_all_gather(all);
   const double now = clock_();

@@ -38,7 +38,8 @@ class ParcelStream {
   /// it was received. Starts what can be started. Throws what the exchange throws, and WireError.
   void add(MutableBytes memory, size_t length);
 
-  /// Everybody's message of the next parcel in rank order, valid until the next call; empty where the length is 0.
+  /// Everybody's message of the next parcel in rank order, in the transport's memory, valid until the next call; empty
+  /// where the length is 0.
   std::vector<Bytes> receive();
 
   /// Seconds that the frames took on their way, by those that were waited for: when another arrived is not known. Where
@@ -76,7 +77,6 @@ class ParcelStream {
   std::vector<std::vector<size_t>> lengths_;  // by parcel, as far as they are known: by rank
   std::deque<Started> under_way_;
   size_t started_ = 0, received_ = 0;
-  std::vector<uint8_t> frames_;
   double last_arrival_ = 0, waited_ = 0, agreement_ = 0;
   struct Sum {
     double bytes = 0, seconds = 0;

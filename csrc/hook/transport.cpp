@@ -48,7 +48,7 @@ std::vector<Bytes> Transport::gather(MutableBytes mine, size_t length, std::span
   const size_t longest = *std::max_element(lengths.begin(), lengths.end());
   if (longest == 0) return std::vector<Bytes>(world);
   const size_t frame = room(longest);
-  const MutableBytes all = arena(receive_, world * frame);
+  const MutableBytes all = receive_memory(world * frame);
   if (mine.size() < frame) {  // somebody's limit is larger than mine
     const MutableBytes wide = arena(pack_, frame);
     std::memcpy(wide.data(), mine.data(), length);
@@ -92,7 +92,7 @@ std::vector<Bytes> Transport::to_owners(MutableBytes mine, std::span<const size_
     for (size_t r = 0; r < world; ++r) from_rank[r] = all[r * world + rank];
   }
   const size_t frame = frames[rank];
-  const MutableBytes received = arena(receive_, world * frame);
+  const MutableBytes received = receive_memory(world * frame);
   exchange_.all_to_all(packed, frames, received, std::vector<size_t>(world, frame));
   std::vector<Bytes> messages;
   for (size_t r = 0; r < world; ++r)

@@ -12,6 +12,9 @@
 
 namespace tsq {
 
+/// The first `bytes` bytes of `memory`, made larger if need be.
+MutableBytes arena(std::vector<uint8_t>& memory, size_t bytes);
+
 class Transport {
  public:
   explicit Transport(Exchange& exchange) : exchange_(exchange) {}
@@ -28,6 +31,9 @@ class Transport {
   /// lengths: what of it was written.
   std::vector<Bytes> to_owners(MutableBytes mine, std::span<const size_t> lengths, std::span<const size_t> limits,
                                bool fixed);
+
+  /// Memory for what arrives, valid until the next call of this or of one that receives.
+  MutableBytes receive_memory(size_t bytes) { return arena(receive_, bytes); }
 
   /// Every rank's numbers, rank after rank. Collective.
   std::vector<size_t> gather_lengths(std::span<const size_t> mine);
@@ -46,8 +52,5 @@ class Transport {
 
 /// Throws WireError that names the sender of a message of this length, unless it is at most `limit`.
 void check_length(size_t length, size_t limit, size_t sender);
-
-/// The first `bytes` bytes of `memory`, made larger if need be.
-MutableBytes arena(std::vector<uint8_t>& memory, size_t bytes);
 
 }  // namespace tsq
